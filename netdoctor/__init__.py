@@ -1,0 +1,40 @@
+"""The training doctor for PyTorch: `netdoctor.watch(model)` says what is wrong with a training and how to cure it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netdoctor.findings import Diagnosis, Evidence, Finding, Reading, Remedy, Severity, Skipped
+    from netdoctor.history import History, HistoryError
+    from netdoctor.monitor import Monitor, watch
+
+__all__ = [
+    "Diagnosis",
+    "Evidence",
+    "Finding",
+    "History",
+    "HistoryError",
+    "Monitor",
+    "Reading",
+    "Remedy",
+    "Severity",
+    "Skipped",
+    "watch",
+]
+
+_HOMES = {
+    **dict.fromkeys(
+        ("Diagnosis", "Evidence", "Finding", "Reading", "Remedy", "Severity", "Skipped"), "netdoctor.findings"
+    ),
+    **dict.fromkeys(("History", "HistoryError"), "netdoctor.history"),
+    **dict.fromkeys(("Monitor", "watch"), "netdoctor.monitor"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import netdoctor` alone costs next to nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'netdoctor' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,106 @@
+"""Checks of what the user passes: every error says what was given, what is allowed, and the nearest match."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from netdoctor.reporters import Reporter
+from netdoctor.reporters.console import Console
+from netdoctor.rules import ALL
+from netdoctor.rules.base import Rule
+
+REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console}
+
+
+def check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"watch() takes a torch.nn.Module, not {type(model).__name__}: pass the model itself")
+    if not any(True for _ in model.parameters()):
+        raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train and nothing to watch")
+
+
+def check_optimizer(optimizer: object) -> None:
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer or None, not {type(optimizer).__name__}")
+
+
+def scalar(name: str, value: Tensor | float) -> Tensor | float:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must be a scalar, not a tensor of shape {tuple(value.shape)}: average it first")
+        return value.detach().reshape(())
+    if isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool):
+        return float(value)
+    raise TypeError(f"{name} must be a number or a tensor with one element, not {type(value).__name__}")
+
+
+def nearest(given: str, allowed: Iterable[str], what: str) -> ValueError:
+    options = sorted(allowed)
+    close = difflib.get_close_matches(given, options, 1, 0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ValueError(f"no {what} {given!r}.{hint} Allowed: {', '.join(options)}")
+
+
+def chosen_rules(rules: Iterable[str | Rule] | None, ignore: Iterable[str]) -> tuple[Rule, ...]:
+    catalogue = {rule.slug: rule for rule in ALL}
+    for several in (rules, ignore):
+        if isinstance(several, str):
+            raise TypeError(f"rules and ignore take a list of slugs, not the string {several!r}: write [{several!r}]")
+    ignored = set(ignore)
+    chosen: list[Rule] = []
+    for given in ALL if rules is None else rules:
+        if isinstance(given, str) and given not in catalogue:
+            raise nearest(given, catalogue, "rule")
+        chosen.append(catalogue[given] if isinstance(given, str) else given)
+    for slug in ignored - set(catalogue):
+        raise nearest(slug, catalogue, "rule")
+    return tuple(rule for rule in chosen if rule.slug not in ignored)
+
+
+def chosen_layers(modules: dict[str, nn.Module], patterns: Iterable[str] | None) -> dict[str, nn.Module]:
+    if patterns is None:
+        return modules
+    if isinstance(patterns, str):
+        raise TypeError(f"layers takes a list of patterns, not the string {patterns!r}: write [{patterns!r}]")
+    chosen: dict[str, nn.Module] = {}
+    for pattern in patterns:
+        matching = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
+        if not matching:
+            raise nearest(pattern, modules, "layer that matches")
+        chosen |= matching
+    return {name: module for name, module in modules.items() if name in chosen}
+
+
+def chosen_reporters(reporters: Iterable[str | Reporter] | None) -> tuple[Reporter, ...]:
+    if isinstance(reporters, str):
+        raise TypeError(f"reporters takes a list, not the string {reporters!r}: write [{reporters!r}]")
+    chosen: list[Reporter] = []
+    for given in ("console",) if reporters is None else reporters:
+        if isinstance(given, str):
+            if given not in REPORTERS:
+                raise nearest(given, REPORTERS, "reporter")
+            chosen.append(REPORTERS[given]())
+        elif callable(getattr(given, "report", None)) and callable(getattr(given, "close", None)):
+            chosen.append(given)
+        else:
+            raise TypeError(f"a reporter is a name or an object with report() and close(), not {type(given).__name__}")
+    return tuple(chosen)
+
+
+def checked_budget(budget: float) -> float:
+    number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if not number or not 0 < budget <= 1:
+        raise ValueError(f"budget is the share of the training time to take: above 0 and at most 1, not {budget!r}")
+    return float(budget)
+
+
+def checked_every(every: int | None) -> int | None:
+    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+        raise ValueError(f"every is a number of steps, 1 or more, not {every!r}")
+    return every

@@ -1,0 +1,148 @@
+"""What a rule sees and what netdoctor says: values that compare with ``==`` and know nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+
+class Severity(IntEnum):
+    """How much a finding matters: a note informs, a warning costs quality or time, an error ruins the run."""
+
+    NOTE = 10
+    WARNING = 20
+    ERROR = 30
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number behind a finding.
+
+    Attributes:
+        name: What was measured, in the field's words ("gradient rms of fc1").
+        value: The measured number.
+        bound: The number it was held against, None where the value only informs.
+        unit: Unit of both ("" for ratios).
+        steps: First and last optimizer step that the number summarises.
+    """
+
+    name: str
+    value: float
+    bound: float | None = None
+    unit: str = ""
+    steps: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One way to cure a finding.
+
+    Attributes:
+        action: What to do, one imperative sentence.
+        code: Python that does it to this very model, ready to paste.
+        source: Where the advice comes from (paper, section).
+        effect: What to expect of it.
+        treatment: ``treatment(model, optimizer)`` carries it out; None where it takes a human hand.
+    """
+
+    action: str
+    code: str = ""
+    source: str = ""
+    effect: str = ""
+    treatment: Callable[[Any, Any], object] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def applicable(self) -> bool:
+        """Whether `apply` can carry the remedy out."""
+        return self.treatment is not None
+
+    def apply(self, model: Any, optimizer: Any = None) -> object:
+        """Carry the remedy out in place on ``model`` (a ``torch.nn.Module``) and its ``optimizer``.
+
+        Raises:
+            ValueError: The remedy needs a human hand; its ``code`` says what to change.
+        """
+        if self.treatment is None:
+            raise ValueError(
+                f"this remedy cannot be applied automatically: {self.action}. "
+                f"Change the program as its .code says:\n{self.code}"
+            )
+        return self.treatment(model, optimizer)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a rule yields when it recognises its disease.
+
+    Attributes:
+        message: One sentence with the numbers.
+        layers: Dotted module names, the most responsible first; empty for the whole model.
+        readings: The numbers behind the message.
+        confidence: Probability that this is the cause, 0 to 1.
+        remedies: The best first.
+        severity: Overrides the rule's own severity.
+    """
+
+    message: str
+    layers: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    confidence: float = 0.9
+    remedies: tuple[Remedy, ...] = ()
+    severity: Severity | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A rule that cannot judge, and why: "too early" is not "healthy"."""
+
+    reason: str
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One disease of the training, with the symptoms that it explains.
+
+    Attributes:
+        rule: Slug of the rule ("vanishing-gradient").
+        severity: NOTE, WARNING or ERROR.
+        step: Optimizer step at which it was found, from 1.
+        message: One sentence with the numbers.
+        layers: Dotted module names, the most responsible first; empty for the whole model.
+        readings: The numbers behind the message.
+        confidence: Probability that this is the cause, 0 to 1.
+        remedies: The best first.
+        symptoms: Findings that this one causes; cure this one and they go.
+    """
+
+    rule: str
+    severity: Severity
+    step: int
+    message: str
+    layers: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    confidence: float = 0.9
+    remedies: tuple[Remedy, ...] = ()
+    symptoms: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict at one step.
+
+    Attributes:
+        step: Optimizer step of the verdict.
+        findings: The worst first, symptoms under their causes.
+        skipped: Rules that could not judge, and why.
+    """
+
+    step: int
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """No finding of severity warning or error. Read ``skipped`` for what could not be judged."""
+        return all(finding.severity < Severity.WARNING for finding in self.findings)

@@ -1,0 +1,209 @@
+"""`watch` and the monitor it returns: records, judges, and tells the reporters."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import weakref
+from collections.abc import Callable, Iterable
+from time import perf_counter
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from netdoctor import arguments
+from netdoctor.casebook import Casebook
+from netdoctor.diagnose import diagnose
+from netdoctor.findings import Diagnosis, Finding, Skipped
+from netdoctor.history import History
+from netdoctor.probes.anatomy import watched_modules
+from netdoctor.probes.schedule import Schedule
+from netdoctor.recorder import Recorder
+from netdoctor.reporters import Change, Report, Reporter
+from netdoctor.rules.base import Rule
+
+log = logging.getLogger("netdoctor")
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    reporters: Iterable[str | Reporter] | None = None,
+    rules: Iterable[str | Rule] | None = None,
+    ignore: Iterable[str] = (),
+    budget: float = 0.01,
+    every: int | None = None,
+    layers: Iterable[str] | None = None,
+) -> Monitor:
+    """Watch a model while an existing loop trains it, and say what is wrong.
+
+    Watching a watched model returns its monitor, unchanged.
+
+    Args:
+        model: Any torch module. Watch it before `torch.compile` and before the first step.
+        optimizer: Optional; by default it is found at its first step.
+        reporters: Names ("console") or objects with `report` and `close`; default console, ``[]`` is silent.
+        rules: Rules to run, or their slugs; default all.
+        ignore: Slugs of rules not to run.
+        budget: Share of the training time that netdoctor may take, above 0 and at most 1.
+        every: Sample every so many steps instead of keeping to the budget.
+        layers: Glob patterns of the layers to watch ("encoder.*"); default all.
+
+    Raises:
+        TypeError: ``model`` is no module, ``optimizer`` no optimizer.
+        ValueError: Anything else that cannot be used; says what is allowed and the nearest match.
+    """
+    arguments.check_model(model)
+    arguments.check_optimizer(optimizer)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    known = _monitors.get(model)
+    if known is not None and not known.closed:
+        return known
+    monitor = Monitor(
+        model,
+        optimizer,
+        arguments.chosen_layers(watched_modules(model), layers),
+        arguments.chosen_rules(rules, ignore),
+        arguments.chosen_reporters(reporters),
+        Schedule(arguments.checked_budget(budget), arguments.checked_every(every)),
+    )
+    _monitors[model] = monitor
+    return monitor
+
+
+class Monitor:
+    """Follows one model's training; made by `watch`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        modules: dict[str, nn.Module],
+        rules: tuple[Rule, ...],
+        reporters: tuple[Reporter, ...],
+        schedule: Schedule,
+    ) -> None:
+        self.closed = False
+        self._rules = rules
+        self._reporters = reporters
+        self._schedule = schedule
+        self._casebook = Casebook()
+        self._faults: dict[str, str] = {}
+        reference = weakref.ref(self)
+        self._finalizer = weakref.finalize(model, _close, reference)
+        self._finalizer.atexit = False
+        atexit.register(_close, reference)
+        self._recorder = Recorder(model, optimizer, modules, schedule, self._step_ended, self._fail)
+
+    @property
+    def history(self) -> History:
+        """The numbers so far."""
+        return self._recorder.history
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps seen so far."""
+        return self._recorder.step
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Every finding raised so far, resolved ones included, oldest first."""
+        return self._casebook.findings
+
+    @property
+    def overhead(self) -> float:
+        """Share of the training time that netdoctor took so far (0.01 is 1 %)."""
+        return self._schedule.overhead
+
+    def diagnose(self) -> Diagnosis:
+        """The verdict now."""
+        self._recorder.flush()
+        verdict = diagnose(self.history, self._rules)
+        faults = tuple(Skipped(f"{what} cannot be watched: {why}") for what, why in self._faults.items())
+        return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
+
+    def observe(
+        self,
+        loss: Tensor | float | None = None,
+        *,
+        val_loss: Tensor | float | None = None,
+        **metrics: Tensor | float,
+    ) -> None:
+        """Tell netdoctor what it cannot see, or what counts instead of what it saw; never waits for the device.
+
+        Args:
+            loss: Training loss of the present step, a scalar; replaces what was read at `backward`.
+            val_loss: Validation loss, a scalar; from then on only values given here count.
+            **metrics: Any other scalars ("accuracy"), kept in the history as "metric/accuracy".
+
+        Raises:
+            TypeError: A value is no number and no tensor.
+            ValueError: A tensor has more than one element.
+        """
+        given = {"loss": loss, "val_loss": val_loss, **{f"metric/{name}": value for name, value in metrics.items()}}
+        checked = {name: arguments.scalar(name, value) for name, value in given.items() if value is not None}
+        for name, value in checked.items():
+            self._recorder.observe(name, value)
+
+    def close(self) -> None:
+        """Remove every hook, flush the reporters; a second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self._recorder.close()
+        self._finalizer.detach()
+        diagnosis = Diagnosis(self.step)
+        try:
+            if self.step or self.history.facts.unstepped:
+                diagnosis = self._judge()
+        except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
+            self._fail("the last diagnosis", error)
+        for reporter in self._reporters:
+            self._deliver(reporter, reporter.close, self._report(diagnosis, ()))
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _step_ended(self) -> None:
+        judging = self._schedule.judging
+        if self.step >= judging.next or not self.step:
+            start = perf_counter()
+            self._judge()
+            judging.done(self.step, perf_counter() - start, self._schedule.step_seconds)
+
+    def _judge(self) -> Diagnosis:
+        diagnosis = self.diagnose()
+        changes = self._casebook.update(diagnosis)
+        if changes:
+            for reporter in self._reporters:
+                self._deliver(reporter, reporter.report, self._report(diagnosis, changes))
+        return diagnosis
+
+    def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:
+        book = self._casebook
+        return Report(diagnosis, changes, book.findings, book.resolved, self.history, self.overhead)
+
+    def _deliver(self, reporter: Reporter, call: Callable[[Report], None], report: Report) -> None:
+        try:
+            call(report)
+        except Exception as error:  # noqa: BLE001  # a full disk or a closed stream must not end the training
+            self._fail(f"the reporter {type(reporter).__name__}", error)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        """Say once that a part of netdoctor failed; training goes on without it."""
+        if what not in self._faults:
+            self._faults[what] = f"{type(error).__name__}: {error}"
+            log.warning("%s failed and is switched off; training goes on", what, exc_info=error)
+
+
+_monitors: weakref.WeakKeyDictionary[nn.Module, Monitor] = weakref.WeakKeyDictionary()
+
+
+def _close(reference: weakref.ref[Monitor]) -> None:
+    monitor = reference()
+    if monitor is not None:
+        monitor.close()

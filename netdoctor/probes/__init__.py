@@ -1,0 +1,1 @@
+"""What touches torch while it trains."""

@@ -1,0 +1,141 @@
+"""What a model consists of: its layers and parameters, before any step."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedParameter
+
+from netdoctor.facts import WEIGHTED, Layer, Parameter
+
+_FUNCTIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "leaky_relu",
+    nn.RReLU: "leaky_relu",
+    nn.ELU: "elu",
+    nn.CELU: "elu",
+    nn.SELU: "selu",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Mish: "mish",
+    nn.Hardswish: "hardswish",
+    nn.Hardtanh: "hardtanh",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Softplus: "softplus",
+    nn.Softsign: "softsign",
+    nn.Sigmoid: "sigmoid",
+    nn.LogSigmoid: "logsigmoid",
+    nn.Tanh: "tanh",
+    nn.Softmax: "softmax",
+    nn.Softmax2d: "softmax",
+    nn.LogSoftmax: "log_softmax",
+}
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+def activation_function(module: nn.Module) -> str:
+    """Name of the nonlinearity that a module computes ("relu"), "" where it is none; own classes go by their name."""
+    for kind, name in _FUNCTIONS.items():
+        if isinstance(module, kind):
+            return name
+    if not any(True for _ in module.parameters()) and not any(True for _ in module.children()):
+        words = type(module).__name__.lower()
+        for name in ("gelu", "silu", "swish", "sigmoid", "tanh", "softmax", "relu"):
+            if name in words:
+                return "silu" if name == "swish" else name
+    return ""
+
+
+def layer_kind(module: nn.Module) -> str:
+    """linear, conv, recurrent, attention, embedding, norm, activation or other."""
+    if isinstance(module, (nn.Linear, nn.Bilinear)) or type(module).__name__ == "Conv1D":
+        return "linear"
+    if isinstance(module, _ConvNd):
+        return "conv"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return "recurrent"
+    if isinstance(module, nn.MultiheadAttention):
+        return "attention"
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return "embedding"
+    if isinstance(module, _NORMS) or "Norm" in type(module).__name__:
+        return "norm"
+    return "activation" if activation_function(module) else "other"
+
+
+def fans(module: nn.Module) -> tuple[int, int, int]:
+    """(fan-in, fan-out, units) of a layer; zeros where it has none."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features, module.out_features
+    if isinstance(module, _ConvNd):
+        taps = prod(module.kernel_size)
+        into = module.in_channels // module.groups * taps
+        out = module.out_channels // module.groups * taps
+        if isinstance(module, _ConvTransposeNd):  # each output is reached by taps / stride of the kernel
+            into = max(1, into // prod(module.stride))
+        return into, out, module.out_channels
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return int(module.input_size), int(module.hidden_size), int(module.hidden_size)
+    if isinstance(module, nn.MultiheadAttention):
+        return module.embed_dim, module.embed_dim, module.embed_dim
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return 0, 0, module.embedding_dim
+    weight = getattr(module, "weight", None)
+    if type(module).__name__ == "Conv1D" and weight is not None:  # transformers: weight is (in, out)
+        return weight.shape[0], weight.shape[1], weight.shape[1]
+    if isinstance(weight, nn.Parameter) and weight.ndim == 1:
+        return 0, 0, weight.shape[0]
+    return 0, 0, 0
+
+
+def unit_axis(kind: str, module: nn.Module) -> int | None:
+    """Dimension of the output that runs over units; None where it is that of the layer before."""
+    if kind == "conv" or isinstance(module, (_NormBase, nn.GroupNorm)):
+        return 1
+    return None if kind in ("activation", "other") else -1
+
+
+def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules worth hooking: those that own parameters or compute a nonlinearity; a shared one once."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside_attention = name and name.rpartition(".")[0] in found and found[name.rpartition(".")[0]] is not model
+        if inside_attention and isinstance(found[name.rpartition(".")[0]], nn.MultiheadAttention):
+            continue  # its out_proj is used as a weight, never called
+        if any(p is not None for p in module._parameters.values()) or activation_function(module):
+            found[name] = module
+    return found
+
+
+def describe_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
+    """Facts of each watched module."""
+    layers = []
+    for name, module in modules.items():
+        fan_in, fan_out, units = fans(module)
+        kind = layer_kind(module)
+        layers.append(Layer(name, kind, type(module).__name__, activation_function(module), fan_in, fan_out, units))
+    return tuple(layers)
+
+
+def describe_parameters(model: nn.Module) -> dict[str, tuple[nn.Parameter, Parameter]]:
+    """Each parameter of the model, tied ones once, with its facts; lazy ones that have no shape yet are left out."""
+    modules = dict(model.named_modules())
+    found = {}
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            continue
+        owner, _, leaf = name.rpartition(".")
+        kind = layer_kind(modules[owner])
+        if kind in ("norm", "embedding"):
+            role = kind
+        elif parameter.ndim < 2:
+            role = "bias" if "bias" in leaf else "other"
+        else:
+            role = "weight" if kind in WEIGHTED else "other"
+        found[name] = (parameter, Parameter(name, owner, tuple(parameter.shape), role, parameter.requires_grad))
+    return found

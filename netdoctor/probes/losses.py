@@ -1,0 +1,104 @@
+"""Reads the losses that the user's own program computes.
+
+Training losses are read where `backward` is called, validation losses where a loss function is called without gradients.
+
+The only patches of netdoctor are here: `torch.autograd.backward` (which `Tensor.backward` calls) and torch's loss
+functions (which the criterion modules call). They are installed with the first listener and restored with the last.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+LOSS_FUNCTIONS = (
+    "cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "mse_loss",
+    "l1_loss",
+    "smooth_l1_loss",
+    "huber_loss",
+    "kl_div",
+)
+
+
+class Listener(Protocol):
+    """What a monitor is told. None of these may raise."""
+
+    def before_backward(self, loss: Tensor) -> None:
+        """`backward` is about to run from a scalar."""
+
+    def after_backward(self) -> None:
+        """`backward` has run: the gradients are accumulated, reduced between replicas and not yet clipped."""
+
+    def evaluated(self, function: str, loss: Tensor, size: int) -> None:
+        """A loss function was called without gradients on a batch of ``size``."""
+
+
+_listeners: list[Listener] = []
+_originals: list[tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = []
+
+
+def listen(listener: Listener) -> None:
+    """Tell ``listener`` of every loss from now on."""
+    if not _listeners:
+        _patch(torch.autograd, "backward", _watched_backward)
+        for name in LOSS_FUNCTIONS:
+            _patch(functional, name, _watched_loss)
+    _listeners.append(listener)
+
+
+def unlisten(listener: Listener) -> None:
+    """Tell it no more; the last one to leave restores what was patched."""
+    if listener in _listeners:
+        _listeners.remove(listener)
+    if not _listeners:
+        while _originals:
+            owner, name, original, wrapper = _originals.pop()
+            if getattr(owner, name) is wrapper:  # else somebody patched over it: our wrapper stays and passes on
+                setattr(owner, name, original)
+
+
+def _patch(owner: Any, name: str, watched: Callable[..., Callable[..., Any]]) -> None:
+    original = getattr(owner, name)
+    wrapper = functools.wraps(original)(watched(original))
+    wrapper.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]  # torch.jit.script takes this one
+    setattr(owner, name, wrapper)
+    _originals.append((owner, name, original, wrapper))
+
+
+def _watched_backward(original: Callable[..., Any]) -> Callable[..., Any]:
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _listeners or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
+            return original(tensors, *args, **kwargs)  # inside a backward pass: a checkpoint's recomputation
+        if isinstance(tensors, Tensor) and tensors.numel() == 1:
+            for listener in tuple(_listeners):
+                listener.before_backward(tensors)
+        result = original(tensors, *args, **kwargs)
+        for listener in tuple(_listeners):
+            listener.after_backward()
+        return result
+
+    return backward
+
+
+def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
+    name = original.__name__
+
+    def loss_function(input: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = original(input, *args, **kwargs)
+        if torch.is_grad_enabled() or not _listeners or torch.compiler.is_compiling():
+            return loss
+        if isinstance(loss, Tensor) and isinstance(input, Tensor) and input.ndim:
+            for listener in tuple(_listeners):
+                listener.evaluated(name, loss, input.shape[0])
+        return loss
+
+    return loss_function

@@ -1,0 +1,130 @@
+"""Optimizer steps: which parameters they hold, the gradients they use and the updates they make.
+
+torch's global step hooks find the optimizer at its first step, so none has to be passed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from netdoctor.facts import Group
+
+
+class Listener(Protocol):
+    """What a monitor is told. None of these may raise."""
+
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An optimizer begins its step; new ``(args, kwargs)`` replace the old ones, None keeps them."""
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """An optimizer has made its step."""
+
+
+_listeners: list[Listener] = []
+_handles: list[RemovableHandle] = []
+
+
+def listen(listener: Listener) -> None:
+    """Tell ``listener`` of every optimizer step from now on."""
+    if not _listeners:
+        _handles.append(register_optimizer_step_pre_hook(_before_step))
+        _handles.append(register_optimizer_step_post_hook(_after_step))
+    _listeners.append(listener)
+
+
+def unlisten(listener: Listener) -> None:
+    """Tell it no more; the last one to leave removes the hooks."""
+    if listener in _listeners:
+        _listeners.remove(listener)
+    if not _listeners:
+        while _handles:
+            _handles.pop().remove()
+
+
+def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    changed = None
+    for listener in tuple(_listeners):
+        changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
+    return changed
+
+
+def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for listener in tuple(_listeners):
+        listener.after_step(optimizer)
+
+
+def wrap_closure(args: tuple[Any, ...], kwargs: dict[str, Any], then: Callable[[], None]) -> Any:
+    """Arguments of `Optimizer.step` whose closure calls ``then`` after each run; None where there is no closure."""
+    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+    if not callable(closure):
+        return None
+
+    def watched() -> Any:
+        loss = closure()
+        then()
+        return loss
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": watched}
+    return (args[0], watched, *args[2:]), kwargs
+
+
+class Holdings:
+    """Which optimizers hold parameters of the model, found by the identity of the parameters.
+
+    Attributes:
+        groups: Param groups that hold some, in the order in which they were met.
+        elsewhere: Optimizers met that hold none.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.elsewhere = 0
+        self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
+        self._known: dict[int, tuple[weakref.ref[Optimizer], int, dict[str, int]]] = {}
+
+    def of(self, optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, int]:
+        """Group of each of the model's parameters that ``optimizer`` holds; empty for one of another model.
+
+        Args:
+            optimizer: The optimizer that steps.
+            names: Name of each of the model's parameters by ``id``.
+        """
+        reference, size, held = self._known.get(id(optimizer), (None, 0, {}))
+        if reference is not None and reference() is optimizer and size == len(optimizer.param_groups):
+            return held
+        for index, group in enumerate(optimizer.param_groups[size:], start=size):
+            mine = [names[id(p)] for p in group["params"] if id(p) in names]
+            if mine:
+                held.update(dict.fromkeys(mine, len(self.groups)))
+                self.groups.append(_describe(optimizer, index))
+                self._sources.append((weakref.ref(optimizer), index))
+        self.elsewhere += not held
+        self._known[id(optimizer)] = (weakref.ref(optimizer), len(optimizer.param_groups), held)
+        return held
+
+    def learning_rates(self) -> list[float]:
+        """The learning rate now of each group in ``groups``; NaN for an optimizer that is gone."""
+        rates = []
+        for reference, index in self._sources:
+            optimizer = reference()
+            rates.append(float("nan") if optimizer is None else float(optimizer.param_groups[index].get("lr", "nan")))
+        return rates
+
+
+def _describe(optimizer: Optimizer, index: int) -> Group:
+    group = optimizer.param_groups[index]
+    momentum = group.get("momentum", group.get("betas", (0.0,))[0])
+    return Group(
+        type(optimizer).__name__,
+        index,
+        float(group.get("lr", "nan")),
+        float(group.get("weight_decay", 0.0)),
+        float(momentum),
+    )

@@ -1,0 +1,163 @@
+"""Samples of many tensors in one buffer, so that one batched pass gives the statistics of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+ROWS = 64  # samples of each unit: 9 % error of a unit's std, 1.1 % of a layer's with 64 units
+UNITS = 64  # units of a layer: a dead share of 50 % is known to ± 6 points
+RUN = 16  # neighbouring units taken together: one cache line of float32
+
+
+@dataclass(frozen=True)
+class Cut:
+    """At most ROWS x UNITS elements spread evenly over a tensor: a strided view of it and of the slot it goes to."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    slot_stride: tuple[int, ...]
+    rows: int
+    units: int
+
+
+@lru_cache(maxsize=4096)
+def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
+    """The cut of a tensor of that shape and stride; ``unit_axis`` runs over units, the other axes over samples.
+
+    The sample axes are doubled in turn, the batch first, until ROWS samples are reached. Each index stands in the
+    middle of its interval, so that neither the first token nor the image's corner is preferred.
+    """
+    if not shape:
+        return Cut((1, 1), (0, 0), 0, (0, 0), 1, 1)
+    if 0 in shape:
+        return Cut((0,), (0,), 0, (0,), 0, 0)
+    unit_axis %= len(shape)
+    samples = [axis for axis in range(len(shape)) if axis != unit_axis]
+    counts = dict.fromkeys(samples, 1)
+    rows, grown = 1, True
+    while grown:
+        grown = False
+        for axis in samples:
+            if rows * 2 <= ROWS and counts[axis] * 2 <= shape[axis]:
+                counts[axis] *= 2
+                rows *= 2
+                grown = True
+    if samples:
+        others = rows // counts[samples[0]]
+        counts[samples[0]] = min(shape[samples[0]], ROWS // others)
+        rows = others * counts[samples[0]]
+    units = counts[unit_axis] = min(shape[unit_axis], UNITS)
+    size: list[int] = []
+    source: list[int] = []
+    target: list[int] = []
+    offset, place = 0, ROWS * UNITS if not samples else rows * UNITS
+    for axis in (*samples, unit_axis):
+        count, extent = counts[axis], shape[axis]
+        place = 1 if axis == unit_axis else place // count
+        if stride[axis] == 1 and count % RUN == 0 and extent >= 2 * count:  # neighbours share a cache line
+            size += [count // RUN, RUN]
+            source += [extent // (count // RUN), 1]
+            target += [place * RUN, place]
+        else:
+            step = extent // count
+            size.append(count)
+            source.append(step * stride[axis])
+            target.append(place)
+            offset += step // 2 * stride[axis]
+    return Cut(tuple(size), tuple(source), offset, tuple(target), rows, units)
+
+
+class Samples:
+    """One row of ROWS x UNITS float32 elements for each slot, zero where a tensor was smaller.
+
+    Tensors on several devices are kept apart; most models use one.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.values: dict[torch.device, Tensor] = {}
+        self.rows: NDArray[np.int64] = np.zeros(slots, np.int64)
+        self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
+        self.filled: NDArray[np.bool_] = np.zeros(slots, np.bool_)
+        self._cuts: list[Cut | None] = [None] * slots
+        self._targets: list[Tensor | None] = [None] * slots
+
+    def store(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> None:
+        """Copy a sample of ``tensor`` (floating point, strided, any shape, detached) into its slot."""
+        pair = self._pair(slot, tensor, unit_axis)
+        if pair is not None:
+            pair[0].copy_(pair[1])
+
+    def store_all(self, tensors: Sequence[Tensor | None], unit_axis: int = -1) -> None:
+        """Copy a sample of each slot's tensor in one call; slots with None keep what they have."""
+        with torch.no_grad():
+            pairs = [
+                pair
+                for slot, tensor in enumerate(tensors)
+                if tensor is not None and (pair := self._pair(slot, tensor, unit_axis)) is not None
+            ]
+            if pairs:
+                torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+
+    def _pair(self, slot: int, tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor] | None:
+        """Views of the slot and of the tensor that have the same shape; None for an empty tensor."""
+        where = cut(tensor.shape, tensor.stride(), unit_axis)
+        target = self._targets[slot]
+        if where is not self._cuts[slot] or target is None or target.device != tensor.device:
+            target = self._prepare(slot, where, tensor.device)
+        self.filled[slot] = where.rows > 0
+        if not where.rows:
+            return None
+        return target, tensor.as_strided(where.size, where.stride, tensor.storage_offset() + where.offset)
+
+    def clear(self) -> None:
+        """Forget what was stored; the buffers stay."""
+        self.filled[:] = False
+
+    def _prepare(self, slot: int, where: Cut, device: torch.device) -> Tensor:
+        values = self.values.get(device)
+        if values is None:
+            values = self.values[device] = torch.zeros(self.slots, ROWS, UNITS, device=device)
+        values[slot].zero_()
+        target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
+        self._cuts[slot], self._targets[slot] = where, target
+        self.rows[slot], self.units[slot] = where.rows, where.units
+        return target
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """The first floating-point tensor in any nesting of tuples, lists, dicts, dataclasses and model outputs."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else None
+    if isinstance(value, (tuple, list)):
+        parts = value
+    elif isinstance(value, dict):
+        parts = list(value.values())
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        parts = list(vars(value).values())
+    else:
+        return None
+    for part in parts:
+        tensor = first_tensor(part)
+        if tensor is not None:
+            return tensor
+    return None
+
+
+def plain(tensor: Tensor) -> Tensor | None:
+    """The detached local strided tensor behind ``tensor``: a shard of a DTensor, None for sparse and nested ones."""
+    if type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided:
+        return None if tensor.is_meta or not tensor.is_floating_point() else tensor.detach()
+    to_local = getattr(tensor, "to_local", None)
+    if to_local is not None:
+        tensor = to_local()
+    usable = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and tensor.is_floating_point()
+    return tensor.detach() if usable else None

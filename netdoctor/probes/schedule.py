@@ -1,0 +1,80 @@
+"""Which steps are sampled: dense at the start, where initialisation shows, then as sparse as the budget demands."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from math import ceil
+from statistics import median
+
+DENSE_STEPS = 20  # every step up to here: faults of the start show in the first steps
+STARTUP_STEPS = 50  # every 5th up to here
+STARTUP_SECONDS = 2.0  # the start may cost this much in all, whatever the budget
+MARGIN = 0.5  # share of the budget that is planned: caches that a sample spoils are not measured
+LONGEST = 5000  # steps between samples at most, or 10 % of the run if that is longer
+
+
+class Pace:
+    """Spaces a recurring cost so that it stays below a share of the training time.
+
+    Args:
+        budget: Share of the time that it may take, 0 to 1.
+        every: A fixed number of steps between two instead.
+    """
+
+    def __init__(self, budget: float, every: int | None = None) -> None:
+        self.budget = budget
+        self.every = every
+        self.next = 1
+        self.spent = 0.0
+        self._costs: deque[float] = deque(maxlen=9)
+
+    def stop(self) -> None:
+        """Never again."""
+        self.next = sys.maxsize
+
+    def done(self, step: int, seconds: float, step_seconds: float) -> None:
+        """Note what it cost at ``step`` and plan the next, given the duration of a step without it."""
+        self.spent += seconds
+        self._costs.append(seconds)
+        if self.every is not None:
+            self.next = step + self.every
+        elif step < DENSE_STEPS and self.spent < STARTUP_SECONDS:
+            self.next = step + 1
+        elif step < STARTUP_STEPS and self.spent < STARTUP_SECONDS:
+            self.next = step + 5
+        else:
+            needed = median(self._costs) / (self.budget * MARGIN * max(step_seconds, 1e-6))
+            self.next = step + max(1, min(ceil(needed), max(LONGEST, step // 10)))
+
+
+class Schedule:
+    """Sampling and judging, each paced within its part of the budget, and the clock of the steps.
+
+    Attributes:
+        overhead: Share of the training time that netdoctor took so far.
+    """
+
+    def __init__(self, budget: float, every: int | None) -> None:
+        self.sampling = Pace(budget * 0.7, every)
+        self.judging = Pace(budget * 0.3)
+        self.seconds = 0.0  # of training, netdoctor's share included
+        self._durations: deque[float] = deque(maxlen=33)
+        self._last = 0.0
+
+    def tick(self, now: float, own: float) -> None:
+        """A step ended at ``now`` seconds, of which netdoctor took ``own``."""
+        if self._last:
+            self.seconds += now - self._last
+            self._durations.append(max(now - self._last - own, 0.0))
+        self._last = now
+
+    @property
+    def step_seconds(self) -> float:
+        """Median duration of a step without netdoctor: validation passes between steps do not count."""
+        return median(self._durations) if self._durations else 0.0
+
+    @property
+    def overhead(self) -> float:
+        spent = self.sampling.spent + self.judging.spent
+        return spent / self.seconds if self.seconds > 0 else 0.0

@@ -1,0 +1,120 @@
+"""The loss that the best constant prediction would have: what training must beat to have learned anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from netdoctor.structure import Node, Path
+
+COLUMNS = 4096  # target columns watched apart; wider targets are cut
+
+
+class Targets:
+    """Statistics of the targets seen, summed over batches on their own device.
+
+    `add` reads one loss's autograd path before the backward pass frees it; `constant_loss` is then a 0-d tensor in
+    the unit of the loss as the user computes it, None where the loss gives no such bound.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+        self.rms: Tensor | None = None
+
+    def add(self, path: Path) -> Tensor | None:
+        """Take in one batch and return the constant predictor's loss so far, None where it is unknown."""
+        node = path.loss_node
+        scale = _scale(path)
+        judge = _JUDGES.get(path.kind)
+        if node is None or judge is None or scale is None:
+            return None
+        summary = judge(self, node)
+        if summary is None:
+            return None
+        loss, size = summary
+        summed = node._saved_reduction == 2 or (node._saved_reduction == 0 and "SumBackward0" in path.names)
+        return loss * scale * (size if summed else 1.0)
+
+    def _accumulate(self, sums: Tensor) -> Tensor:
+        sums = sums.double() if sums.device.type != "mps" else sums
+        if self._sums is None or self._sums.shape != sums.shape:
+            self._sums = sums
+        else:
+            self._sums = self._sums + sums
+        return self._sums
+
+    def _classes(self, node: Node) -> tuple[Tensor, float] | None:
+        log_probabilities, target = node._saved_self, node._saved_target
+        classes = log_probabilities.shape[1 if log_probabilities.ndim > 1 else 0]
+        flat = target.reshape(-1)
+        valid = (flat != node._saved_ignore_index).to(log_probabilities.dtype)
+        counts = torch.zeros(classes, device=flat.device, dtype=log_probabilities.dtype)
+        counts.scatter_add_(0, flat.clamp(0, classes - 1), valid)
+        counts = self._accumulate(counts if node._saved_weight is None else counts * node._saved_weight)
+        p = counts / counts.sum()
+        return -(p * p.clamp_min(1e-30).log()).sum(), float(flat.numel())
+
+    def _columns(self, node: Node) -> Tensor | None:
+        target: Tensor = node._saved_target
+        if target.numel() == 0:
+            return None
+        return target.reshape(target.shape[0], -1)[:, :COLUMNS] if target.ndim > 1 else target.reshape(-1, 1)
+
+    def _binary(self, node: Node) -> tuple[Tensor, float] | None:
+        columns = self._columns(node)
+        if columns is None or node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None:
+            return None
+        ones, count = self._accumulate(torch.stack((columns.sum(0), torch.ones_like(columns).sum(0))))
+        p = (ones / count).clamp(1e-7, 1 - 1e-7)
+        entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+        return entropy, float(node._saved_target.numel())
+
+    def _squared(self, node: Node) -> tuple[Tensor, float] | None:
+        columns = self._columns(node)
+        if columns is None:
+            return None
+        columns = columns.double() if columns.device.type != "mps" else columns
+        total, squares, count = self._accumulate(
+            torch.stack((columns.sum(0), columns.square().sum(0), torch.ones_like(columns).sum(0)))
+        )
+        self.rms = (squares / count).mean().sqrt()
+        variance = (squares / count - (total / count).square()).clamp_min(0) * count / (count - 1).clamp_min(1)
+        return variance.mean(), float(node._saved_target.numel())
+
+    def _absolute(self, node: Node) -> tuple[Tensor, float] | None:
+        columns = self._columns(node)
+        if columns is None:
+            return None
+        deviation = (columns - columns.median(0).values).abs().mean()
+        total, batches = self._accumulate(torch.stack((deviation, torch.ones_like(deviation))))
+        return total / batches, float(node._saved_target.numel())
+
+
+def _scale(path: Path) -> Tensor | float | None:
+    """Factor between the loss function's value and what `backward` was called on; None where it is no constant."""
+    scale: Tensor | float = 1.0
+    for node in path.nodes:
+        name = node.name()
+        if node is path.loss_node:
+            return scale
+        if name in ("MulBackward0", "DivBackward0"):
+            other = node._saved_other
+            if other is None or other.numel() != 1 or other.requires_grad:
+                return None
+            scale = scale * other.reshape(()) if name == "MulBackward0" else scale / other.reshape(())
+        elif name not in ("MeanBackward0", "SumBackward0", "ToCopyBackward0", "ViewBackward0", "SqueezeBackward0"):
+            return None
+    return None
+
+
+_Judge = Callable[[Targets, Node], "tuple[Tensor, float] | None"]
+_JUDGES: dict[str, _Judge] = {
+    "nll": Targets._classes,
+    "cross-entropy": Targets._classes,
+    "binary-cross-entropy": Targets._binary,
+    "binary-cross-entropy-with-logits": Targets._binary,
+    "mse": Targets._squared,
+    "l1": Targets._absolute,
+}

@@ -1,0 +1,296 @@
+"""Turns what the probes see of one model's training into its history."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from netdoctor import structure
+from netdoctor.facts import Facts, NonFinite
+from netdoctor.history import History
+from netdoctor.probes import losses, optimizers
+from netdoctor.probes.anatomy import describe_layers, describe_parameters
+from netdoctor.probes.curves import TrainingLosses, ValidationLosses
+from netdoctor.probes.hooks import ActivationProbe
+from netdoctor.probes.origin import locate
+from netdoctor.probes.parameters import ParameterProbe
+from netdoctor.probes.schedule import Schedule
+from netdoctor.probes.stray import StrayPasses
+from netdoctor.statistics import STATISTICS
+
+KEPT = 256  # losses kept on the device before they are fetched
+LOCATED = 8  # losses that are traced back when they are NaN or Inf
+
+
+class Recorder:
+    """Listens to the forward passes, backward passes and optimizer steps of one model.
+
+    Args:
+        model: The model; only a weak reference is kept.
+        modules: The modules to hook, by name.
+        schedule: Decides which steps are sampled.
+        step_ended: Called after each sampled step; its cost is accounted for by the caller.
+        fail: Called once with the name of a part that failed and its exception; that part stops.
+
+    Attributes:
+        history: The numbers.
+        step: Optimizer steps seen so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        modules: dict[str, nn.Module],
+        schedule: Schedule,
+        step_ended: Callable[[], None],
+        fail: Callable[[str, Exception], None],
+    ) -> None:
+        parameters = describe_parameters(model)
+        layers = describe_layers(modules)
+        self.history = History(Facts(type(model).__name__, layers, tuple(facts for _, facts in parameters.values())))
+        self.step = 0
+        self._model = weakref.ref(model)
+        self._schedule = schedule
+        self._step_ended = step_ended
+        self._report_failure = fail
+        self._activations = ActivationProbe(modules, layers, self._fail)
+        self._parameters = ParameterProbe(parameters)
+        self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
+        self._names = {identity: name for name, identity in self._ids.items()}
+        self._holdings = optimizers.Holdings()
+        self._losses = TrainingLosses()
+        self._stray: StrayPasses | None = StrayPasses([tensor for tensor, _ in parameters.values()])
+        self._located = 0  # losses whose NaN or Inf was traced back
+        self._non_finite = False  # whether the loss was NaN or Inf at the last look
+        self._validation = ValidationLosses()
+        self._columns = tuple(layer.name for layer in layers)  # of the history: in order of execution once it is known
+        self._order = np.arange(len(layers))  # slot of each column
+        self._stepped: set[int] = set()  # optimizers that have made the present step
+        self._optimizers: set[int] = set()  # all that hold parameters of the model
+        self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
+        self._spent = 0.0
+        if optimizer is not None:
+            self._holdings.of(optimizer, self._names)
+        self._activations.attach(model, modules)
+        self._plan()
+        losses.listen(self)
+        optimizers.listen(self)
+
+    def close(self) -> None:
+        """Remove every hook."""
+        losses.unlisten(self)
+        optimizers.unlisten(self)
+        self._activations.detach()
+
+    def flush(self) -> None:
+        """Move what is kept on the device into the history; this waits for it, so it is done rarely."""
+        if self._validation.pending:
+            self._validation.flush(self.history, self.step)
+        self._losses.flush(self.history)
+
+    def observe(self, statistic: str, value: Tensor | float) -> None:
+        """Record an explicit value for the present step."""
+        if statistic == "val_loss":
+            self._validation.observed(self.step, value)
+        else:
+            self._losses.observed(self.step, statistic, value)
+
+    # What the probes tell. Nothing here may raise into the user's loop.
+
+    def before_backward(self, loss: Tensor) -> None:
+        start = perf_counter()
+        try:
+            if self._validation.pending:
+                self._validation.flush(self.history, self.step)
+            self._losses.add(loss)
+            if self._located < LOCATED:
+                self._locate(loss)
+            if self._sampled and loss.grad_fn is not None:
+                self._read_graph(loss.grad_fn)
+        except Exception as error:  # noqa: BLE001
+            self._fail("the loss", error)
+        self._spent += perf_counter() - start
+
+    def after_backward(self) -> None:
+        if not self._sampled and self._stray is None:
+            return
+        start = perf_counter()
+        try:
+            if self._stray is not None and self._stray.passed(self._activations.passes):
+                self._unstepped()
+            self._parameters.see_accumulated()
+        except Exception as error:  # noqa: BLE001
+            self._fail("gradients", error)
+        self._spent += perf_counter() - start
+
+    def evaluated(self, function: str, loss: Tensor, size: int) -> None:
+        model = self._model()
+        if model is not None and not (model.training and self._activations.last_pass_with_gradients):
+            self._validation.add(function, loss, size)
+
+    def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        start = perf_counter()
+        changed = None
+        try:
+            self._losses.before_step()
+            held = self._holdings.of(optimizer, self._names)
+            if self._stray is not None:
+                self._stray = self._stray.stepped(bool(held))
+                if self._stray is None and self.history.facts.unstepped:
+                    self.history.facts = self.history.facts.with_changes(unstepped=0)
+            if held:
+                if id(optimizer) in self._stepped or not self.step:
+                    self._stepped.clear()
+                    self.step += 1
+                self._stepped.add(id(optimizer))
+                self._optimizers.add(id(optimizer))
+                if self._sampled or self._prelude:
+                    changed = self._see_before(held, args, kwargs)
+        except Exception as error:  # noqa: BLE001
+            self._fail("optimizer steps", error)
+        self._spent += perf_counter() - start
+        return changed
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        start = perf_counter()
+        try:
+            held = self._holdings.of(optimizer, self._names)
+            if held:
+                self._losses.after_step(self.step, id(optimizer))
+                if self._sampled:
+                    self._measure(held)
+                if len(self._stepped) >= len(self._optimizers):
+                    self._end(start)
+                    return
+        except Exception as error:  # noqa: BLE001
+            self._fail("optimizer steps", error)
+        self._spent += perf_counter() - start
+
+    def _see_before(self, held: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        probe = self._parameters
+
+        def see_used() -> None:
+            probe.see_used(held, self._losses.scale is not None)
+
+        if self._sampled and not probe.before.filled.any():
+            probe.see_parameters(probe.before)
+        changed = optimizers.wrap_closure(args, kwargs, see_used)
+        if changed is None:
+            see_used()
+        return changed
+
+    def _measure(self, held: dict[str, int]) -> None:
+        """Record the statistics of a sampled step."""
+        self._learn_groups(held)
+        self._parameters.see_parameters(self._parameters.after)
+        record = self.history.record
+        for name, values in self._activations.measure().items():
+            record(self.step, name, values[self._order], self._columns)
+        scale = self._losses.scale
+        names = tuple(facts.name for facts in self._parameters.facts)
+        for name, values in self._parameters.measure(held, 1.0 if scale is None else float(scale)).items():
+            if STATISTICS[name].site == "run":
+                record(self.step, name, [float(values)])
+            else:
+                record(self.step, name, values, names)
+        rates = self._holdings.learning_rates()
+        record(self.step, "learning_rate", rates, tuple(str(index) for index in range(len(rates))))
+
+    def _learn_groups(self, held: dict[str, int]) -> None:
+        facts = self.history.facts
+        if len(facts.groups) != len(self._holdings.groups) or facts.optimizers_elsewhere != self._holdings.elsewhere:
+            parameters = tuple(replace(p, group=held[p.name]) if p.name in held else p for p in facts.parameters)
+            self.history.facts = facts.with_changes(
+                groups=tuple(self._holdings.groups),
+                parameters=parameters,
+                optimizers_elsewhere=self._holdings.elsewhere,
+            )
+
+    def _end(self, start: float) -> None:
+        """Account for the step and plan the next one."""
+        now = perf_counter()
+        spent = self._spent + self._activations.spent + now - start
+        schedule = self._schedule
+        schedule.tick(now, spent)
+        if self._sampled:
+            schedule.sampling.done(self.step, spent, schedule.step_seconds)
+            if self._losses.several != self.history.facts.several_losses:
+                self.history.facts = self.history.facts.with_changes(several_losses=self._losses.several)
+            self._step_ended()
+        elif self._losses.waiting >= KEPT:
+            self._losses.flush(self.history)
+        if self._losses.non_finite:
+            schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
+        self._plan()
+
+    def _plan(self) -> None:
+        """Prepare the next step."""
+        due = self._schedule.sampling.next
+        self._sampled = self.step + 1 >= due
+        self._prelude = self.step + 2 >= due
+        self._spent = self._activations.spent = 0.0
+        if self._activations.on or self._sampled:
+            self._activations.begin(self._sampled)
+        if self._sampled or self._prelude:
+            self._parameters.begin()
+
+    def _read_graph(self, root: structure.Node) -> None:
+        """Learn the graph of layers once, the targets on every sampled step."""
+        probe = self._activations
+        if not probe.tracing or not probe.nodes:
+            self._losses.targets(structure.loss_path(root), self.step + 1)
+            return
+        names = [layer.name for layer in probe.layers]
+        graph = structure.trace(root, {node: names[slot] for node, slot in probe.nodes.items()})
+        facts = structure.learn(self.history.facts, graph, self._ids, [names[slot] for slot in probe.order])
+        self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
+        self._columns = tuple(layer.name for layer in facts.layers)
+        self._order = np.array([names.index(name) for name in self._columns], dtype=int)
+        probe.bind(facts.layers)
+        probe.tracing = False
+        probe.nodes.clear()
+        self._losses.targets(graph.path, self.step + 1)
+
+    def _locate(self, loss: Tensor) -> None:
+        """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""
+        here = loss.device.type == "cpu"
+        if not (here or self._losses.non_finite) or not loss.is_floating_point():
+            return
+        bad = not math.isfinite(float(loss.detach()))
+        if bad and not self._non_finite:
+            parameters = zip((facts.name for facts in self._parameters.facts), self._parameters.tensors, strict=True)
+            try:
+                found = locate(loss, self.step + 1, dict(parameters))
+            except Exception:  # noqa: BLE001  # graphs may hold anything; then the origin stays unknown
+                found = NonFinite(self.step + 1)
+            self.history.facts = self.history.facts.with_changes(non_finite=found)
+            self._located += 1
+        self._non_finite = bad
+        if not here:
+            self._located = LOCATED  # a second look would wait for the device again
+
+    def _unstepped(self) -> None:
+        """Backward passes reach the model and nothing changes its weights: tell the rules, for no step will."""
+        stray = self._stray
+        if stray is not None:
+            self.history.facts = self.history.facts.with_changes(
+                unstepped=stray.count,
+                steps_elsewhere=stray.steps_elsewhere,
+                optimizers_elsewhere=self._holdings.elsewhere,
+            )
+            self._step_ended()
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self._sampled = self._prelude = False
+        self._schedule.sampling.stop()
+        self._activations.detach()
+        self._report_failure(what, error)

@@ -1,0 +1,52 @@
+"""Where a diagnosis goes: anything with `report` and `close` is a reporter; no base class, no registration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from netdoctor.findings import Diagnosis, Finding
+from netdoctor.history import History
+
+
+@dataclass(frozen=True)
+class Change:
+    """One piece of news: a finding was raised, became worse, or is gone.
+
+    ``number`` is the finding's place in ``monitor.findings``, counted from 1.
+    """
+
+    kind: Literal["raised", "worsened", "resolved"]
+    finding: Finding
+    number: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What reporters are given.
+
+    Attributes:
+        diagnosis: The verdict now.
+        changes: What is new since the last report; empty at most calls of `Reporter.close`.
+        findings: Every finding of the run so far, oldest first, resolved ones included.
+        resolved: Those of ``findings`` that are gone.
+        history: The numbers.
+        overhead: Share of the training time that netdoctor took so far (0.01 is 1 %).
+    """
+
+    diagnosis: Diagnosis
+    changes: tuple[Change, ...]
+    findings: tuple[Finding, ...]
+    resolved: tuple[Finding, ...]
+    history: History
+    overhead: float
+
+
+class Reporter(Protocol):
+    """Turns finished data into output, and nothing else."""
+
+    def report(self, report: Report) -> None:
+        """Called when there is news."""
+
+    def close(self, report: Report) -> None:
+        """Called once, when the monitor closes."""

@@ -1,0 +1,248 @@
+"""Says in the terminal what is wrong: a block for each finding, a summary at the end; progress bars stay whole."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import IO, Any
+
+import rich
+from rich.console import Console as Terminal
+from rich.console import Group, RenderableType
+from rich.constrain import Constrain
+from rich.table import Table
+from rich.text import Text
+
+from netdoctor.findings import Finding, Remedy, Severity, Skipped
+from netdoctor.reporters import Change, Report
+
+WIDTH = 80  # columns at most, however wide the terminal: longer lines are hard to read
+WIDE = 60  # columns from which the summary has room for the layers
+CODE = 12  # lines of code at most in a block: more would bury the finding
+REASONS = 3  # reasons at most that the summary gives for rules without a verdict
+STYLES = {Severity.NOTE: "cyan", Severity.WARNING: "bold yellow", Severity.ERROR: "bold red"}
+ASCII = {"…": "...", "→": "->", "×": "x", "−": "-", "–": "-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "σ": "std"}
+
+Piece = tuple[str, str]  # text and its style
+
+
+class Console:
+    """Writes to a stream, by default to whatever ``sys.stderr`` is at that moment.
+
+    Args:
+        file: The stream; None for the standard error.
+        width: Columns; None for those of the terminal, at most 80.
+    """
+
+    def __init__(self, file: IO[str] | None = None, width: int | None = None) -> None:
+        self.file = file
+        self.width = width
+
+    def report(self, report: Report) -> None:
+        """Write a block for each finding raised or worsened, a line for each that is gone."""
+        terminal, stream = self._terminal()
+        page = _Page(terminal, self.width or min(WIDTH, terminal.width))
+        _write([news(page, change, report.diagnosis.step) for change in report.changes], terminal, stream)
+
+    def close(self, report: Report) -> None:
+        """Write the summary of the run."""
+        if report.changes:
+            self.report(report)
+        terminal, stream = self._terminal()
+        page = _Page(terminal, self.width or min(WIDTH, terminal.width))
+        _write(summary(page, report), terminal, stream)
+
+    def _terminal(self) -> tuple[Terminal, Any]:
+        """What to print with, and the stream where that ends."""
+        stream = _unwrapped(sys.stderr if self.file is None else self.file)
+        terminal = Terminal(file=stream, stderr=True, force_jupyter=None if self.file is None else False)
+        if terminal.is_terminal and stream in (_unwrapped(sys.stderr), _unwrapped(sys.stdout)):
+            terminal = _live_terminal() or terminal
+        return terminal, stream
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Lays out text in the columns and characters that there are."""
+
+    terminal: Terminal
+    width: int
+
+    def plain(self, text: str) -> str:
+        """The text as the stream can show it; control characters, which could move the cursor, become "?"."""
+        text = "".join(char if char.isprintable() else "?" for char in text.replace("\t", "    "))
+        try:
+            text.encode(self.terminal.encoding)
+        except UnicodeEncodeError:
+            text = "".join(ASCII.get(char, char) for char in text)
+            text = text.encode(self.terminal.encoding, "replace").decode(self.terminal.encoding)
+        return text
+
+    def paragraph(self, *pieces: Piece, first: str = "", indent: int = 2) -> list[Text]:
+        """Lines of the full width; ``first`` stands before the first one, ``indent`` spaces before the others."""
+        text = Text.assemble(*((self.plain(content), style) for content, style in pieces))
+        lines = text.wrap(self.terminal, max(self.width - indent, 10))
+        return [Text.assemble((" " * indent if row else first, "dim"), line) for row, line in enumerate(lines)]
+
+    def code(self, source: str, first: str, indent: int) -> list[Text]:
+        """Lines as they are, however long: what is broken cannot be pasted."""
+        lines = source.rstrip().split("\n")
+        return [
+            Text.assemble((" " * indent if row else first, "dim"), self.plain(line)) for row, line in enumerate(lines)
+        ]
+
+
+def news(page: _Page, change: Change, step: int) -> Text:
+    """What is said of one change; ``step`` is the present one."""
+    finding = change.finding
+    since = f"(raised at step {finding.step})"
+    if change.kind == "resolved":
+        return _joined(page.paragraph((f"netdoctor  step {step}  resolved  {finding.rule}  {since}", "dim")))
+    header = [
+        ("netdoctor", "bold"),
+        (f"  step {finding.step if change.kind == 'raised' else step}  ", ""),
+        (finding.severity.name, STYLES[finding.severity]),
+        (f"  {finding.rule}", "bold"),
+        (f"  {layers(finding)}" if finding.layers else "", ""),
+        (f"  {since}" if change.kind == "worsened" else "", "dim"),
+    ]
+    message = " ".join(finding.message.split())
+    if finding.severity == Severity.NOTE:
+        return _joined(page.paragraph(*header, (f"  {message}", "")))
+    return _joined([*page.paragraph(*header), *page.paragraph((message, ""), first="  "), *_advice(page, change)])
+
+
+def _advice(page: _Page, change: Change) -> list[Text]:
+    finding, place = change.finding, f"monitor.findings[{change.number - 1}].remedies[0]"
+    remedy = finding.remedies[0] if finding.remedies else Remedy("")
+    long = remedy.code.count("\n") >= CODE
+    entries = [
+        ("Remedy", remedy.action if long or not remedy.code else "", False),
+        ("Code" if long else "Remedy", f"print({place}.code)" if long else remedy.code, True),
+        ("Apply", f"{place}.apply(model, optimizer)" if remedy.applicable else "", True),
+        ("Symptoms", ", ".join(symptom.rule for symptom in finding.symptoms), False),
+        ("More", f"netdoctor explain {finding.rule}", True),
+    ]
+    column = max(len(label) for label, content, _ in entries if content) + 2
+    lines: list[Text] = []
+    for label, content, verbatim in entries:
+        first = f"  {label:<{column}}"
+        if content and verbatim:
+            lines += page.code(content, first, column + 2)
+        elif content:
+            lines += page.paragraph((content, ""), first=first, indent=column + 2)
+    return lines
+
+
+def layers(finding: Finding) -> str:
+    """The layers of a finding in a few words."""
+    names = [name or "(model)" for name in finding.layers]
+    if len(names) <= 2:
+        return ", ".join(names)
+    return f"{names[0]} … {names[-1]}" + (f" ({len(names)} layers)" if len(names) > 6 else "")
+
+
+def summary(page: _Page, report: Report) -> list[RenderableType]:
+    """What was found in the whole run, and what could not be judged."""
+    step = report.diagnosis.step
+    watched = f"{step:,} {'step' if step == 1 else 'steps'} watched, {report.overhead:.1%} of the time spent on it."
+    if not step:
+        return [_joined(page.paragraph(("netdoctor", "bold"), ("  No optimizer step was seen: no verdict.", "")))]
+    unjudged = _unjudged(report.diagnosis.skipped)
+    if not report.findings:
+        return [_joined(page.paragraph(("netdoctor", "bold"), (f"  Nothing found. {watched} {unjudged}".rstrip(), "")))]
+    count = len(report.findings)
+    title = f"  {count} {'finding' if count == 1 else 'findings'}. {watched}"
+    texts = [page.paragraph((unjudged, "dim"))] if unjudged else []
+    return [
+        _joined(page.paragraph(("netdoctor", "bold"), (title, ""))),
+        Constrain(_table(page, report), page.width),
+        *(_joined(text) for text in texts),
+    ]
+
+
+def _table(page: _Page, report: Report) -> Table:
+    explained = {symptom.rule for finding in report.diagnosis.findings for symptom in finding.symptoms}
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("Severity", no_wrap=True)
+    table.add_column("Step", justify="right", no_wrap=True)
+    table.add_column("Rule", overflow="fold")
+    if page.width >= WIDE:
+        table.add_column("Layers", overflow="fold")
+    table.add_column("State", no_wrap=True)
+    for finding in report.findings:
+        gone = "symptom" if finding.rule in explained else "resolved"
+        cells = [
+            Text(finding.severity.name, STYLES[finding.severity]),
+            Text(str(finding.step)),
+            Text(page.plain(finding.rule)),
+            *([Text(page.plain(layers(finding)))] if page.width >= WIDE else []),
+            Text(gone, "dim") if finding in report.resolved else Text("active"),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _unjudged(skipped: Sequence[Skipped]) -> str:
+    """How many rules have no verdict, and the most frequent reasons."""
+    rules = [entry for entry in skipped if entry.rule]
+    reasons = Counter(" ".join(entry.reason.split()) for entry in rules).most_common()
+    shown = [f"{_short(reason)} ({count})" for reason, count in reasons[:REASONS]]
+    if reasons[REASONS:]:
+        shown.append(f"other reasons ({sum(count for _, count in reasons[REASONS:])})")
+    parts = (
+        [f"{len(rules)} {'rule' if len(rules) == 1 else 'rules'} could not judge: {', '.join(shown)}."] if rules else []
+    )
+    parts += [f"{_short(entry.reason)}." for entry in skipped if not entry.rule]
+    return " ".join(parts)
+
+
+def _short(reason: str, length: int = 60) -> str:
+    return reason if len(reason) <= length else reason[: length - 1].rstrip() + "…"
+
+
+def _joined(lines: Sequence[Text]) -> Text:
+    return Text("\n", no_wrap=True, overflow="ignore").join(lines)
+
+
+def _write(parts: Sequence[RenderableType], terminal: Terminal, stream: Any) -> None:
+    with _bars_cleared(stream):
+        terminal.print(Group(*parts), crop=False)
+
+
+def _unwrapped(stream: Any) -> Any:
+    """The stream behind the stand-in that rich puts in its place while it shows something live."""
+    return getattr(stream, "rich_proxied_file", stream)
+
+
+def _bars_cleared(stream: Any) -> AbstractContextManager[Any]:
+    """Takes the progress bars of tqdm off the stream, and puts them back below what was written."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if tqdm is None or not getattr(tqdm, "_instances", None):
+        return nullcontext()
+    bars: AbstractContextManager[Any] = tqdm.external_write_mode(file=stream)
+    return bars
+
+
+def _live_terminal() -> Terminal | None:
+    """What a progress bar or another live display of rich prints with, None where there is none.
+
+    Printing through it puts the text above the display. It may be rich's own or one made by the user; then it is
+    found by the thread that refreshes the display, or by the stand-ins for the standard streams.
+    """
+    live = sys.modules.get("rich.live")
+    if live is None:
+        return None
+    displays = [getattr(thread, "live", None) for thread in threading.enumerate()]
+    terminals = [display.console for display in displays if isinstance(display, live.Live)]
+    terminals += [getattr(stream, "_FileProxy__console", None) for stream in (sys.stderr, sys.stdout)]
+    terminals.append(rich.get_console())
+    for terminal in terminals:
+        hooks = getattr(terminal, "_render_hooks", ())
+        if terminal.is_terminal and any(isinstance(hook, live.Live) for hook in hooks):
+            return terminal
+    return None

@@ -1,0 +1,193 @@
+"""Gradients that grow over the layers or over time, or dwarf the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from netdoctor import remedies
+from netdoctor.depth import Array, Profile, profile
+from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.progress import progress
+from netdoctor.rules.base import rule
+
+
+@rule(Severity.WARNING, explains=("non-finite", "covariate-shift", "loss-plateau", "not-learning"))
+def exploding_gradient(
+    history: History,
+    *,
+    growth: float = 100.0,  # × the median of the first 8 norms; measured: healthy runs reach 43 (deep CNN, its first epoch)
+    update: float = 1.0,  # step over weight norm; measured: healthy ≤ 0.2, zero-initialised branches included
+    loss_growth: float = 10.0,  # × the first losses: what tells an explosion from large but harmless gradients
+    depth_severe: float = 1e3,  # gradient at the first over the last outputs; measured: healthy ≤ 55
+    depth_ratio: float = 100.0,  # the same, where nothing is learned (AutoTrainer 70, torchmortem 100)
+    clipping: float = 100.0,  # × by which clipping cuts every gradient
+    patience: int = 50,  # steps without learning before ``depth_ratio`` counts
+) -> Iterator[Evidence | Skipped]:
+    """Gradients grow by orders of magnitude over the layers or over time, or make steps larger than the weights.
+
+    ## What it looks at
+    The norm of all gradients before clipping against its median over the first 8 samples, the size of the steps against
+    the weights, both only where the loss rises with them; and the loss's gradient at the first layers' outputs against
+    the last layers'. Where clipping cuts growth off, the rule is quiet.
+
+    ## Why it matters
+    One such step throws the weights to where no gradient leads back, or to NaN.
+
+    ## When it is wrong
+    Gradients of a sum over the batch, or of targets in raw units, are large and train well: they are judged by their
+    growth only. Curricula and changes of the loss may raise gradients 100 times for good.
+
+    ## References
+    Pascanu et al. 2013; Philipp et al. 2017; Zhang et al. 2021, AutoTrainer (first/last > 70).
+    """
+    norms = history.series("gradient_norm")[1]
+    if len(norms) < 1:
+        yield Skipped("no gradient norm was measured")
+        return
+    steps, losses = history.series("loss")
+    state = progress(history)
+    lost = bool(len(history.table("non_finite_loss"))) and not np.isfinite(_last(history, "loss"))
+    start = float(np.median(losses[:3])) if len(losses) else float("nan")
+    risen = lost or (len(losses) > 1 and float(losses[-3:].max()) > loss_growth * abs(start))
+    cut = _cut(history)
+    if risen and not (cut is not None and np.median(cut) > 2):
+        yield from _blown_up(history, norms, growth, update, loss_growth, lost)
+        return
+    if state is not None and state.learned:
+        return
+    stalled = state is not None and state.stalled and history.step >= patience
+    if cut is not None and len(cut) >= 8 and cut.min() > clipping and stalled:
+        yield _clipped(history, norms, cut, clipping)
+    depth = profile(history)
+    if depth is None:
+        return
+    ratio = depth.output_ratio
+    first = float(np.nanmax(ratio[: max(1, len(ratio) // 4)])) if np.isfinite(ratio).any() else 0.0
+    if first > depth_severe or (first > depth_ratio and stalled):
+        factor = first ** (1 / (len(ratio) - 1))
+        yield Evidence(
+            message=f"Gradients grow {factor:.2g}× per layer on their way back: at {depth.layers[0]} they are "
+            f"{first:.2g} times those of the last layers (healthy: up to 50)",
+            layers=depth.layers[: int(np.argmax(~(ratio > depth_ratio))) or len(ratio)],
+            readings=(Reading("gradient at the first over the last outputs", first, depth_ratio, "", depth.steps),),
+            confidence=0.9 if first > depth_severe else 0.75,
+            remedies=(*_initialisation(history, depth), remedies.clip_gradients(1.0), remedies.normalise(history.facts, depth.layers[:-1])),
+        )
+
+
+def _blown_up(
+    history: History, norms: Array, growth: float, update: float, loss_growth: float, lost: bool
+) -> Iterator[Evidence]:
+    """Growth over time, or steps that dwarf the weights, of a run whose loss went up."""
+    steps, losses = history.series("gradient_norm")[0], history.series("loss")[1]
+    usual = float(np.median(norms[:8][: max(1, len(norms) // 2)]))
+    peak = float(norms[-8:].max())
+    roles = {parameter.name: parameter for parameter in history.facts.parameters if parameter.role == "weight"}
+    table, started = history.table("update_ratio"), history.first("weight_rms")
+    places = [i for i, name in enumerate(table.columns) if name in roles and started.get(name, 1.0) > 0]
+    rows = table.values[-8:][:, places]
+    largest = np.where(np.isfinite(rows), rows, 0).max(0, initial=0)
+    worst = float(largest.max(initial=0))
+    if not (peak > growth * usual or worst > update):
+        return
+    span = (int(steps[0]), int(steps[-1]))
+    end = "is NaN or Inf" if lost else f"rose from {losses[0]:.3g} to {losses[-3:].max():.3g}"
+    grown = f"grew from {usual:.3g} to {peak:.3g}" if peak > growth * usual else f"of norm {peak:.3g}"
+    dwarf = f", steps reached {worst:.2g} times the weights" if worst > update else ""
+    rate = float(np.nanmax(history.table("learning_rate").values[-1], initial=np.nan)) if len(history.table("learning_rate")) else None
+    lower = remedies.scale_learning_rate(min(0.1, float(f"{0.01 / max(worst, 1e-9):.1g}")), rate)
+    names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update][:5]
+    scaled = (_standardise_target(history),) if history.latest("target_rms").get("", 0.0) > 10 else ()
+    yield Evidence(
+        message=f"Gradients {grown}{dwarf}, and the loss {end}",
+        layers=tuple(dict.fromkeys(roles[name].layer for name in names)),
+        readings=(
+            Reading("gradient norm", peak, growth * usual, "loss/w", span),
+            Reading("largest step over weight norm", worst, update, "", span),
+        ),
+        confidence=0.9,
+        remedies=(*scaled, remedies.clip_gradients(float(f"{usual:.2g}") if not scaled else 1.0), lower),
+    )
+
+
+def _clipped(history: History, norms: Array, cut: Array, bound: float) -> Evidence:
+    factor, usual = float(np.median(cut)), float(np.median(norms[-8:]))
+    return Evidence(
+        message=f"Clipping cuts every gradient {factor:.0f}×, from a norm of {usual:.3g}: it sets the step, and the model "
+        "does not learn",
+        readings=(Reading("gradient norm before over after clipping", factor, bound),),
+        confidence=0.6,
+        remedies=(remedies.clip_gradients(float(f"{usual:.2g}")),),
+    )
+
+
+def _cut(history: History) -> Array | None:
+    """By how much clipping cut the last 8 gradients."""
+    before, after = history.table("gradient_norm"), history.table("clipped_gradient_norm")
+    if not len(before) or len(before) != len(after):
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = (before.values[-8:, 0] / after.values[-8:, 0]).astype(float)
+    ratio = ratio[np.isfinite(ratio)]
+    return ratio if len(ratio) else None
+
+
+def _last(history: History, statistic: str) -> float:
+    table = history.table(statistic)
+    return float(table.values[-1].max()) if len(table) else float("nan")
+
+
+def _initialisation(history: History, depth: Profile) -> tuple[Remedy, ...]:
+    """Re-initialise where the weights are larger than what keeps the variance."""
+    facts, stds = history.facts, history.first("weight_std")
+    large = [
+        name
+        for name in depth.layers
+        if (weight := facts.weight(name)) is not None
+        and facts.layer(name).kind in ("linear", "conv")
+        and stds.get(weight.name, 0.0) > 1.5 * remedies.ideal_std(facts.layer(name))
+    ]
+    return (remedies.initialise(facts, large),) if large else ()
+
+
+def _standardise_target(history: History) -> Remedy:
+    rms = history.latest("target_rms")[""]
+    return Remedy(
+        action=f"Standardise the targets: their rms is {rms:.3g}",
+        code="mean, std = y_train.mean(0), y_train.std(0)\n"
+        "y_train = (y_train - mean) / std  # and prediction = output * std + mean",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.3",
+        effect=f"gradients become about {rms:.3g} times smaller",
+    )
+
+
+def _history(norms: list[float], loss: list[float], outputs: dict[str, float] | None = None) -> History:
+    names = tuple(outputs or {"fc1": 1.0, "fc2": 1.0, "fc3": 1.0})
+    facts = Facts(
+        layers=tuple(Layer(name, "linear", "Linear", "", 64, 64, 64, "relu") for name in names),
+        parameters=tuple(Parameter(f"{name}.weight", name, (64, 64), "weight") for name in names),
+    )
+    count = len(loss)
+    return History.of(
+        facts,
+        gradient_norm=norms,
+        loss=loss,
+        gradient_rms={f"{name}.weight": [1.0] * count for name in names},
+        activation_gradient_rms={name: [value] * count for name, value in (outputs or dict.fromkeys(names, 1.0)).items()},
+    )
+
+
+FIRES: tuple[History, ...] = (
+    _history([1.0, 1.1, 1.0, 50.0, 900.0], [2.0, 2.0, 2.1, 30.0, 4e3]),
+    _history([5.0] * 12, [9e3] * 12, {"fc1": 1e5, "fc2": 1e3, "fc3": 10.0, "fc4": 1.0}),
+)
+QUIET: tuple[History, ...] = (
+    _history([1.0] * 12, [2.3 - 0.1 * i for i in range(12)]),  # healthy
+    _history([450.0] * 12, [2e4 * 0.8**i for i in range(12)]),  # raw targets that train
+    _history([1.0] * 8 + [150.0] * 4, [2.3 - 0.1 * i for i in range(12)]),  # grows, and learns
+    _history([1.0], [2.3]),  # too early
+)

@@ -1,0 +1,155 @@
+"""Gradients that shrink on their way back to the first layers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from netdoctor import remedies
+from netdoctor.depth import Profile, profile
+from netdoctor.facts import Facts
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.progress import progress
+from netdoctor.rules.base import rule
+
+BOUNDED = {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid"}
+
+
+@rule(Severity.WARNING, explains=("saturated-units", "loss-plateau", "not-learning"))
+def vanishing_gradient(
+    history: History,
+    *,
+    severe: float = 1e-4,  # first over last layers; measured: healthy ≥ 0.02, 8 sigmoid layers 1e-5, both 3 seeds
+    low: float = 1e-2,  # the same, where nothing is learned; measured: 5 sigmoid layers 3.6e-3 (AutoTrainer: 1e-3)
+    patience: int = 50,  # steps without learning before ``low`` counts (slow healthy starts last up to 100)
+    samples: int = 3,  # fewest readings: the first step alone misleads with zero-initialised layers
+) -> Iterator[Evidence | Skipped]:
+    """The first layers get orders of magnitude less gradient than the last ones, and the model does not learn.
+
+    ## What it looks at
+    The root mean square of each weight's gradient and of the loss's gradient at each layer's output, medians over the
+    last 8 samples, relative to the last three weight layers. Both must be low in the first quarter of the layers.
+    Biases, norms, embeddings, frozen, unconnected and zero-initialised parameters are left out.
+
+    ## Why it matters
+    The first layers stay as they were initialised: the last ones learn from features that mean nothing.
+
+    ## When it is wrong
+    Adam divides the scale out: deep networks with a ratio of 1e-3 may start after some 50 steps. A run that has learned
+    is never reported. Vanishing through time, inside one recurrent layer, is not seen.
+
+    ## References
+    Glorot & Bengio 2010; He et al. 2015, section 2.2; Zhang et al. 2021, AutoTrainer (first/last < 1e-3).
+    """
+    depth = profile(history, fewest=samples)
+    if depth is None:
+        yield Skipped(f"fewer than {samples} samples of the gradients of 3 weight layers")
+        return
+    both = np.fmax(depth.ratio, depth.output_ratio)
+    first = float(both[: max(1, len(both) // 4)].max())
+    underflow = first == 0 and not ((both > 0) & (both < severe)).any()  # cut off, not shrunk: another disease
+    if not first < low or underflow:
+        return
+    state = progress(history)
+    if state is not None and state.learned:
+        return
+    stalled = state is not None and state.stalled and history.step >= patience
+    if not (stalled or (first < severe and (state is not None or history.step <= patience))):
+        return
+    early = int(np.argmax(both >= (low if first >= severe else severe))) or 1
+    start, end = depth.weights[0], depth.weights[-1]
+    factor = float(max(both[0], 1e-45) ** (1 / (len(both) - 1)))
+    yield Evidence(
+        message=f"Gradients shrink to {factor:.2g}× per layer on their way back: rms {end:.2g} at {depth.layers[-1]}, "
+        f"{start:.2g} at {depth.layers[0]}, {depth.ratio[0]:.1g} of the last layers (healthy: 0.1 … 3)",
+        layers=depth.layers[:early],
+        readings=(
+            Reading("gradient of the first over the last weights", float(depth.ratio[0]), low, "", depth.steps),
+            Reading("the same of the outputs", float(depth.output_ratio[0]), low, "", depth.steps),
+        ),
+        confidence=0.95 if first < severe else 0.8,
+        remedies=cures(history, depth),
+    )
+
+
+def cures(history: History, depth: Profile) -> tuple[Remedy, ...]:
+    """What the cause asks for: another nonlinearity, another initialisation, normalisation, shortcuts."""
+    facts, stds = history.facts, history.first("weight_std")
+    hidden = depth.layers[:-1]
+    functions = [facts.layer(name).nonlinearity for name in hidden]
+    weights = [facts.weight(name) for name in hidden]
+    ideal = [remedies.ideal_std(facts.layer(name)) for name in hidden]
+    found = [stds.get(w.name, i) / i for w, i in zip(weights, ideal, strict=True) if w is not None]
+    simple = all(facts.layer(name).kind in ("linear", "conv") for name in depth.layers)
+    best: list[Remedy] = []
+    if simple and (functions.count("sigmoid") + functions.count("hardsigmoid")) * 2 > len(functions):
+        best.append(rectify(facts, depth.layers))
+    elif simple and found and not 0.5 < float(np.median(found)) < 2:
+        best.append(remedies.initialise(facts, depth.layers))
+    elif simple and sum(function in BOUNDED for function in functions) * 2 > len(functions):
+        best.append(rectify(facts, depth.layers))
+    shortcuts = Remedy(
+        action="Add shortcuts around every two layers",
+        code="x = x + block(x)  # in forward, where input and output of the block have the same shape",
+        source="He et al. 2016, section 3.1",
+        effect="the gradient reaches the first layers undiminished",
+    )
+    return (*best, remedies.normalise(facts, hidden), shortcuts)
+
+
+def rectify(facts: Facts, layers: Sequence[str]) -> Remedy:
+    """ReLU in place of the bounded nonlinearities between ``layers``, and weights that fit it."""
+    places = {layer.name: index for index, layer in enumerate(facts.layers)}
+    end = places[layers[-1]]
+    modules = tuple(layer.name for layer in facts.layers[:end] if layer.function in BOUNDED and layer.kind == "activation")
+    code = "# in forward: torch.relu in place of torch.sigmoid and torch.tanh\n"
+    if modules:
+        code = f"for name in {remedies.names_code(modules)}:\n    model.set_submodule(name, nn.ReLU())\n"
+    code += (
+        f"for name in {remedies.names_code(layers)}:\n    layer = model.get_submodule(name)\n"
+        '    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")\n'
+        "    if layer.bias is not None:\n        nn.init.zeros_(layer.bias)"
+    )
+    own = facts.layer(layers[-1]).nonlinearity not in BOUNDED  # else the output may share a module with the hidden ones
+    return Remedy(
+        action="Use ReLU in place of sigmoid and tanh, with Kaiming initialisation (gain 1.41)",
+        code=code,
+        source="Glorot et al. 2011; He et al. 2015, section 2.2",
+        effect="the slope of an active unit is 1 instead of at most 0.25 (sigmoid): gradients keep their scale",
+        treatment=functools.partial(_rectify, modules=modules, layers=tuple(layers)) if modules and own else None,
+    )
+
+
+def _rectify(model: Any, optimizer: Any, *, modules: tuple[str, ...], layers: tuple[str, ...]) -> None:
+    remedies.replace_by_relu(model, modules)
+    remedies.kaiming(model, optimizer, layers)
+
+
+def _history(gradients: Sequence[float], loss: Sequence[float], function: str = "sigmoid") -> History:
+    from netdoctor.facts import Layer, Parameter
+
+    names = [f"layers.{index}" for index in range(len(gradients))]
+    facts = Facts(
+        layers=tuple(Layer(name, "linear", "Linear", "", 64, 64, 64, function) for name in names),
+        parameters=tuple(Parameter(f"{name}.weight", name, (64, 64), "weight") for name in names),
+    )
+    count = len(loss)
+    weights = {f"{name}.weight": [value] * count for name, value in zip(names, gradients, strict=True)}
+    outputs = {name: [value] * count for name, value in zip(names, gradients, strict=True)}
+    return History.of(facts, gradient_rms=weights, activation_gradient_rms=outputs, loss=loss, constant_loss=[2.3] * count)
+
+
+FIRES: tuple[History, ...] = (
+    _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3] * 5),
+    _history([1e-5, 1e-4, 1e-3, 1e-2, 1e-2], [2.3, 2.31] * 30),
+)
+QUIET: tuple[History, ...] = (
+    _history([5e-3, 6e-3, 8e-3, 1e-2], [2.3] * 60, "relu"),  # healthy gradients
+    _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3] * 2),  # too early
+    _history([1e-9, 1e-9, 1e-9, 1e-9], [2.3 * 0.9**i for i in range(60)]),  # converged
+    _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3 * 0.9**i for i in range(60)]),  # learns nevertheless
+)

@@ -1,0 +1,218 @@
+"""The graph of layers behind a loss, read from its autograd nodes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from netdoctor.facts import Facts, Layer, Loss
+
+Node = Any  # torch.autograd.graph.Node
+
+FUNCTIONS = {
+    "ReluBackward0": "relu",
+    "ClampMinBackward0": "relu",
+    "LeakyReluBackward0": "leaky_relu",
+    "PreluKernelBackward0": "leaky_relu",
+    "RreluWithNoiseBackward0": "leaky_relu",
+    "HardtanhBackward0": "hardtanh",
+    "EluBackward0": "elu",
+    "GeluBackward0": "gelu",
+    "SiluBackward0": "silu",
+    "MishBackward0": "mish",
+    "HardswishBackward0": "hardswish",
+    "HardsigmoidBackward0": "hardsigmoid",
+    "SoftplusBackward0": "softplus",
+    "SigmoidBackward0": "sigmoid",
+    "LogSigmoidBackward0": "logsigmoid",
+    "TanhBackward0": "tanh",
+    "SoftmaxBackward0": "softmax",
+    "LogSoftmaxBackward0": "log_softmax",
+}
+LOSSES = {
+    "NllLossBackward0": "nll",
+    "NllLoss2DBackward0": "nll",
+    "BinaryCrossEntropyBackward0": "binary-cross-entropy",
+    "BinaryCrossEntropyWithLogitsBackward0": "binary-cross-entropy-with-logits",
+    "MseLossBackward0": "mse",
+    "L1LossBackward0": "l1",
+    "SmoothL1LossBackward0": "smooth-l1",
+    "HuberLossBackward0": "smooth-l1",
+    "KlDivBackward0": "kl-div",
+}
+NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way from the loss down to the last layer: autograd nodes, the loss first."""
+
+    nodes: tuple[Node, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(node.name() for node in self.nodes)
+
+    @property
+    def loss_node(self) -> Node | None:
+        """The node of a loss function of torch, None where the loss was written by hand."""
+        return next((node for node in self.nodes if node.name() in LOSSES), None)
+
+    @property
+    def kind(self) -> str:
+        """Which loss it is; those written by hand are told by their nodes."""
+        names = self.names
+        node = self.loss_node
+        if node is not None:
+            kind = LOSSES[node.name()]
+            after = names[names.index(node.name()) + 1 :]
+            return "cross-entropy" if kind == "nll" and after and after[0] == "LogSoftmaxBackward0" else kind
+        if "SubBackward0" in names and names and names[0] in ("MeanBackward0", "SumBackward0"):
+            if "PowBackward0" in names or "MulBackward0" in names:
+                return "mse"
+            return "l1" if "AbsBackward0" in names else ""
+        if "LogSoftmaxBackward0" in names:
+            return "cross-entropy"
+        return "nll" if "LogBackward0" in names else ""
+
+
+@dataclass
+class Graph:
+    """What the autograd graph tells of the layers.
+
+    Attributes:
+        inputs: Nearest layers before each layer.
+        nonlinearity: Function applied directly to a layer's output.
+        mixed: Layers whose output is added to, multiplied by or joined with another path.
+        parameters: ``id`` of every parameter that the loss depends on.
+        path: From the loss to the last layer.
+    """
+
+    inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    nonlinearity: dict[str, str] = field(default_factory=dict)
+    mixed: set[str] = field(default_factory=set)
+    parameters: set[int] = field(default_factory=set)
+    path: Path = Path()
+
+
+def trace(root: Node, outputs: Mapping[Node, str]) -> Graph:
+    """Read the graph of layers from autograd nodes, the loss's node first.
+
+    Args:
+        root: ``loss.grad_fn``.
+        outputs: ``output.grad_fn`` of each layer with the layer's name.
+    """
+    graph = Graph(path=loss_path(root, outputs))
+    upstream: dict[Node, tuple[str, ...]] = {}
+    for node in children_first(root):
+        if hasattr(node, "variable"):
+            graph.parameters.add(id(node.variable))
+        branches = [upstream[child] for child, _ in node.next_functions if child is not None and upstream[child]]
+        nearest = tuple(dict.fromkeys(name for branch in branches for name in branch))[:NEAREST]
+        function = FUNCTIONS.get(node.name(), "")
+        name = outputs.get(node)
+        if name is not None:
+            graph.inputs[name] = nearest
+        elif len(set(branches)) > 1:
+            graph.mixed.update(nearest)
+        if function and len(nearest) == 1 and nearest[0] not in graph.mixed:
+            graph.nonlinearity.setdefault(nearest[0], function)
+        upstream[node] = (name,) if name is not None else nearest
+    for sources in graph.inputs.values():
+        for source in sources:
+            if source not in graph.mixed:
+                graph.nonlinearity.setdefault(source, "identity")
+    return graph
+
+
+def loss_path(root: Node, outputs: Container[Node] = ()) -> Path:
+    """The shortest way from the loss to a layer's output (without it), breadth first.
+
+    Without known ``outputs`` it ends one node after torch's own loss function, and is empty for losses written by hand.
+    """
+    parents: dict[Node, Node | None] = {root: None}
+    queue = deque([root])
+    while queue:
+        node = queue.popleft()
+        if node in outputs:
+            return Path(_way(parents, parents[node]))
+        if not outputs and node.name() in LOSSES:
+            after = node.next_functions[0][0]
+            return Path((*_way(parents, node), *(() if after is None else (after,))))
+        for child, _ in node.next_functions:
+            if child is not None and child not in parents:
+                parents[child] = node
+                queue.append(child)
+    return Path()
+
+
+def _way(parents: Mapping[Node, Node | None], node: Node | None) -> tuple[Node, ...]:
+    steps: list[Node] = []
+    while node is not None:
+        steps.append(node)
+        node = parents[node]
+    return tuple(reversed(steps))
+
+
+def children_first(root: Node) -> Iterable[Node]:
+    """All nodes, each after the ones it depends on; without recursion, for graphs of any depth."""
+    order: list[Node] = []
+    seen = {root}
+    stack = [(root, iter(root.next_functions))]
+    while stack:
+        node, children = stack[-1]
+        for child, _ in children:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append((child, iter(child.next_functions)))
+                break
+        else:
+            order.append(node)
+            stack.pop()
+    return order
+
+
+def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], order: Iterable[str]) -> Facts:
+    """Facts with what the graph and the first forward pass told.
+
+    Args:
+        facts: What was known before.
+        graph: From `trace`.
+        parameter_ids: ``id`` of each parameter by name.
+        order: Names of the layers in order of execution.
+    """
+    position = {name: index for index, name in enumerate(order)}
+
+    def learned(layer: Layer) -> Layer:
+        return replace(
+            layer,
+            called=layer.name in position,
+            inputs=graph.inputs.get(layer.name, ()),
+            nonlinearity=graph.nonlinearity.get(layer.name, ""),
+            residual=layer.name in graph.mixed,
+        )
+
+    never = len(position)
+    layers = sorted((learned(layer) for layer in facts.layers), key=lambda layer: position.get(layer.name, never))
+    parameters = tuple(
+        replace(p, connected=parameter_ids[p.name] in graph.parameters if p.name in parameter_ids else None)
+        for p in facts.parameters
+    )
+    return facts.with_changes(layers=tuple(layers), parameters=parameters, loss=describe_loss(graph.path))
+
+
+def describe_loss(path: Path) -> Loss:
+    """Facts of the loss; shapes from the saved tensors where the loss is torch's own."""
+    node = path.loss_node
+    outputs: tuple[int, ...] = ()
+    targets: tuple[int, ...] = ()
+    classes = 0
+    if node is not None:
+        outputs, targets = tuple(node._saved_self.shape), tuple(node._saved_target.shape)
+        if path.kind in ("nll", "cross-entropy"):
+            classes = outputs[1] if len(outputs) > 1 else outputs[0]
+    names = path.names
+    broadcast = node is not None and "ExpandBackward0" in names[names.index(node.name()) + 1 :]
+    return Loss(path.kind, names, outputs, targets, classes, broadcast)
