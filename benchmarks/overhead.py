@@ -57,7 +57,6 @@ def watch_wandb(model: nn.Module) -> Finish:
     run.watch(model, log="all", log_freq=1)
     model.register_forward_hook(lambda *_: run.log({"step": 1}))
 
-
     def finish() -> set[int]:
         run.finish()
         return set()

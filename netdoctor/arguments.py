@@ -40,6 +40,13 @@ def scalar(name: str, value: Tensor | float) -> Tensor | float:
     raise TypeError(f"{name} must be a number or a tensor with one element, not {type(value).__name__}")
 
 
+def prediction(output: object, target: object) -> tuple[Tensor, Tensor]:
+    if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+        given = f"{type(output).__name__} and {type(target).__name__}"
+        raise TypeError(f"output and target are two tensors that belong together, not {given}")
+    return output, target
+
+
 def nearest(given: str, allowed: Iterable[str], what: str) -> ValueError:
     options = sorted(allowed)
     close = difflib.get_close_matches(given, options, 1, 0.4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,18 +34,12 @@ class Profile:
     @property
     def ratio(self) -> Array:
         """Weight gradient of each layer over that of the last layers: the median of the last three."""
-        return self.weights / self._late(self.weights)
+        return _over(self.weights, _late(self.weights))
 
     @property
     def output_ratio(self) -> Array:
         """Gradient at each layer's output over that of the last layers."""
-        return self.outputs / self._late(self.outputs)
-
-    @staticmethod
-    def _late(values: Array) -> float:
-        late = values[-min(3, (len(values) + 1) // 2) :]
-        late = late[np.isfinite(late)]
-        return float(np.median(late)) if len(late) else float("nan")
+        return _over(self.outputs, _late(self.outputs))
 
 
 def profile(history: History, *, last: int = 8, fewest: int = 3) -> Profile | None:
@@ -65,22 +58,37 @@ def profile(history: History, *, last: int = 8, fewest: int = 3) -> Profile | No
     names = [layer.name for layer in facts.layers if layer.kind in WEIGHTED and layer.name in weights]
     outputs = history.table("activation_gradient_rms")
     places = {name: index for index, name in enumerate(outputs.columns)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # columns without a reading are NaN, which is meant
-        window = table.values[-last:]
-        middle = np.nanmedian(np.where(np.isfinite(window), window, np.nan), 0) if len(window) else np.zeros(0)
-        seen = [name for name in names if np.isfinite(middle[weights[name]])]
-        if len(seen) < 3 or len(window) < fewest:
-            return None
-        at_outputs = np.full(len(seen), np.nan)
-        known = [index for index, name in enumerate(seen) if name in places]
-        if known and len(outputs):
-            chosen = outputs.values[-last:, [places[seen[index]] for index in known]]
-            at_outputs[known] = np.nanmedian(np.where(np.isfinite(chosen), chosen, np.nan), 0)
-    return Profile(
-        tuple(seen),
-        middle[[weights[name] for name in seen]].astype(float),
-        at_outputs,
-        (int(table.steps[-len(window)]), int(table.steps[-1])),
-        len(window),
-    )
+    window = table.values[-last:]
+    if len(window) < fewest or len(names) < 3:
+        return None
+    middle = _medians(window[:, [weights[name] for name in names]])
+    seen = np.flatnonzero(np.isfinite(middle))
+    if len(seen) < 3:
+        return None
+    at_outputs = np.full(len(seen), np.nan)
+    known = [index for index, place in enumerate(seen) if names[place] in places]
+    if known and len(outputs):
+        at_outputs[known] = _medians(outputs.values[-last:, [places[names[seen[index]]] for index in known]])
+    steps = (int(table.steps[-len(window)]), int(table.steps[-1]))
+    return Profile(tuple(names[place] for place in seen), middle[seen], at_outputs, steps, len(window))
+
+
+def _medians(values: NDArray[np.float32]) -> Array:
+    """Median of the finite readings of each column, NaN where there are none."""
+    ordered = np.sort(np.where(np.isfinite(values), values, np.nan).astype(float), 0)  # NaN comes last
+    count = np.isfinite(ordered).sum(0)
+    columns = np.arange(values.shape[1])
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, np.maximum(count - 1, 0))
+    return np.asarray((ordered[low, columns] + ordered[high, columns]) / 2)
+
+
+def _late(values: Array) -> float:
+    """Median of the last three layers, of fewer in a short chain."""
+    late = values[-min(3, (len(values) + 1) // 2) :]
+    late = late[np.isfinite(late)]
+    return float(np.median(late)) if len(late) else float("nan")
+
+
+def _over(values: Array, reference: float) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(values / reference)

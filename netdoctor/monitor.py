@@ -128,6 +128,8 @@ class Monitor:
         loss: Tensor | float | None = None,
         *,
         val_loss: Tensor | float | None = None,
+        output: Tensor | None = None,
+        target: Tensor | None = None,
         **metrics: Tensor | float,
     ) -> None:
         """Tell netdoctor what it cannot see, or what counts instead of what it saw; never waits for the device.
@@ -135,16 +137,21 @@ class Monitor:
         Args:
             loss: Training loss of the present step, a scalar; replaces what was read at `backward`.
             val_loss: Validation loss, a scalar; from then on only values given here count.
+            output: A training batch's prediction, where the loss is written by hand: with ``target`` it tells what the
+                best constant prediction would lose.
+            target: Its target: class indices, or values of the output's shape.
             **metrics: Any other scalars ("accuracy"), kept in the history as "metric/accuracy".
 
         Raises:
-            TypeError: A value is no number and no tensor.
-            ValueError: A tensor has more than one element.
+            TypeError: A value is no number and no tensor; only one of ``output`` and ``target`` is given.
+            ValueError: A tensor that should be a scalar has more than one element.
         """
         given = {"loss": loss, "val_loss": val_loss, **{f"metric/{name}": value for name, value in metrics.items()}}
         checked = {name: arguments.scalar(name, value) for name, value in given.items() if value is not None}
         for name, value in checked.items():
             self._recorder.observe(name, value)
+        if output is not None or target is not None:
+            self._recorder.predicted(*arguments.prediction(output, target))
 
     def close(self) -> None:
         """Remove every hook, flush the reporters; a second call does nothing."""

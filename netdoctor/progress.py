@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from netdoctor.history import History
 from netdoctor.trends import is_falling, noise
 
-LEARNED = 0.9  # of the reference loss: below it, something was learned (DETECTORS: 0 of 22 healthy runs end above it)
+FEWEST = 10  # losses: below, nothing is said
+LEARNED = 0.1  # of the reference: so far below it, something was learned (DETECTORS: 0 of 22 healthy runs end above it)
+LEAST = 0.02  # of the reference: a smaller gain counts from here on where it exceeds the noise (click rates, returns)
+SIGMAS = 4.0  # standard errors that make a gain exceed the noise: 3e-5 one-sided, asked hundreds of times a run
+WINDOW = 50  # losses: the last half of the run, at least so many, tells whether it falls
+FALL = 0.005  # of the reference: a smaller fall over the window gets nowhere
+JUMP = 1.5  # times the first loss: where the mean of the first three exceeds it, the steps threw the model away
+
+Floats = NDArray[np.float32]
+_last: tuple[weakref.ref[History], tuple[object, ...], Progress | None] | None = None  # the latest answer
 
 
 @dataclass(frozen=True)
@@ -18,10 +29,11 @@ class Progress:
 
     Attributes:
         steps: Steps with a loss.
-        start: Mean loss of the first steps.
+        start: Loss of the untrained model: mean of the first three steps, the first alone where the loss jumps.
         recent: Mean loss of the last tenth of the steps, at least 5.
         constant: Loss of the best constant prediction, None where unknown.
-        falling: Whether the loss falls significantly over the last half of the run.
+        falling: Whether the loss falls significantly, by what matters, over the last half of the run.
+        error: Standard error of ``recent``.
     """
 
     steps: int
@@ -29,16 +41,28 @@ class Progress:
     recent: float
     constant: float | None
     falling: bool
+    error: float = 0.0
 
     @property
     def reference(self) -> float:
-        """What must be beaten: the best constant prediction, else the loss at the start."""
-        return self.start if self.constant is None else min(self.start, self.constant)
+        """What must be beaten: the best constant prediction, else the loss at the start.
+
+        Not the lower of the two: a pre-trained model that stays as good as it was has learned something.
+        """
+        return self.start if self.constant is None else self.constant
+
+    @property
+    def gain(self) -> float:
+        """How far the loss is below the reference, as a share of it: 1 is a loss of 0, negative is above."""
+        return (self.reference - self.recent) / abs(self.reference) if self.reference else -self.recent
 
     @property
     def learned(self) -> bool:
-        """Whether the loss is clearly below the reference."""
-        return self.recent < self.reference - (1 - LEARNED) * abs(self.reference)
+        """Whether the loss is clearly below the reference: by 10 %, or by 2 % and 4 standard errors."""
+        bound = abs(self.reference)
+        if self.constant is None:  # the start is one noisy value
+            return self.reference - self.recent > max(LEARNED * bound, SIGMAS * self.error)
+        return self.reference - self.recent > min(max(LEAST * bound, SIGMAS * self.error), LEARNED * bound)
 
     @property
     def stalled(self) -> bool:
@@ -47,21 +71,73 @@ class Progress:
 
 
 def progress(history: History) -> Progress | None:
-    """The training's progress, None while there are fewer than 10 losses or where optimizers minimise different ones."""
-    steps, losses = history.series("loss")
-    if len(losses) < 10 or history.facts.several_losses:
+    """The training's progress, None where the loss does not tell of it.
+
+    That is: fewer than 10 losses, optimizers that minimise different losses (a GAN), or a loss that goes to and fro
+    around zero with no constant prediction to hold it against (a policy gradient's surrogate).
+    """
+    global _last
+    losses = history.series("loss")[1]
+    if len(losses) < FEWEST or history.facts.several_losses:
         return None
+    constants = history.series("constant_loss")[1]
+    key = (history.step, len(losses), float(losses[-1]), float(constants[-1]) if len(constants) else None)
+    if _last is None or _last[0]() is not history or _last[1] != key:  # every rule asks of the same history
+        _last = weakref.ref(history), key, _progress(history, losses, constants)
+    return _last[2]
+
+
+def _progress(history: History, losses: Floats, constants: Floats) -> Progress | None:
+    constant = float(constants[-1]) if len(constants) else None
+    half = losses[-max(WINDOW, len(losses) // 2) :]
     recent = losses[-max(5, len(losses) // 10) :]
-    _, constants = history.series("constant_loss")
+    if constant is None and _surrogate(half):
+        return None
+    start = _start(history, losses)
+    reference = start if constant is None else constant
+    parts = max(len(half) // 5, 1)
+    fall = float(half[:parts].mean() - half[-parts:].mean())
     return Progress(
-        steps=int(steps[-1]),
-        start=float(np.mean(losses[:3])),
-        recent=float(np.mean(recent)),
-        constant=float(constants[-1]) if len(constants) else None,
-        falling=is_falling(losses[len(losses) // 2 :]),
+        steps=int(history.series("loss")[0][-1]),
+        start=start,
+        recent=float(np.mean(recent, dtype=np.float64)),
+        constant=constant,
+        falling=fall > FALL * abs(reference) and is_falling(half),
+        error=noise(half) / len(recent) ** 0.5,
     )
+
+
+def _start(history: History, losses: Floats) -> float:
+    first = history.first("loss")[""]
+    if history.table("loss").stride > 1:
+        return first  # the first rows average over many steps by now
+    mean = float(np.mean(losses[:3]))
+    return first if abs(mean) > JUMP * abs(first) else mean
+
+
+def _surrogate(losses: Floats) -> bool:
+    """Whether the loss lies on both sides of zero, on each more than one time in ten."""
+    return 0.1 < float(np.mean(losses > 0)) < 0.9
 
 
 def loss_noise(history: History) -> float:
     """Standard deviation of the loss from step to step, without its trend."""
     return noise(history.series("loss")[1])
+
+
+def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats]:
+    """Sampled steps, and in each the median over the weights of the norm of the update over that of the weight.
+
+    Biases, norms, embeddings, frozen parameters and those that began at zero are left out: their ratio tells nothing.
+    """
+    table, kinds = history.table("update_ratio"), {p.name: p for p in history.facts.parameters}
+    began = dict(zip(history.table("weight_rms").columns, history.table("weight_rms").first, strict=True))
+    chosen = [
+        i
+        for i, name in enumerate(table.columns)
+        if (name not in kinds or (kinds[name].role == "weight" and kinds[name].trainable)) and began.get(name, 1.0) > 0
+    ]
+    ratios = table.values[:, chosen]
+    ratios[~np.isfinite(ratios)] = np.nan
+    seen = ~np.isnan(ratios).all(1) if chosen else np.zeros(len(table), bool)
+    return table.steps[seen], np.nanmedian(ratios[seen], 1) if seen.any() else np.zeros(0, np.float32)

@@ -104,6 +104,10 @@ class Recorder:
         else:
             self._losses.observed(self.step, statistic, value)
 
+    def predicted(self, output: Tensor, target: Tensor) -> None:
+        """Take in a prediction and its target, where the loss does not show them."""
+        self._losses.predicted(self.step, output, target)
+
     # What the probes tell. Nothing here may raise into the user's loop.
 
     def before_backward(self, loss: Tensor) -> None:
@@ -190,7 +194,7 @@ class Recorder:
 
     def _measure(self, held: dict[str, int]) -> None:
         """Record the statistics of a sampled step."""
-        self._learn_groups(held)
+        self._learn_groups()
         self._parameters.see_parameters(self._parameters.after)
         record = self.history.record
         for name, values in self._activations.measure().items():
@@ -205,10 +209,11 @@ class Recorder:
         rates = self._holdings.learning_rates()
         record(self.step, "learning_rate", rates, tuple(str(index) for index in range(len(rates))))
 
-    def _learn_groups(self, held: dict[str, int]) -> None:
+    def _learn_groups(self) -> None:
         facts = self.history.facts
         if len(facts.groups) != len(self._holdings.groups) or facts.optimizers_elsewhere != self._holdings.elsewhere:
-            parameters = tuple(replace(p, group=held[p.name]) if p.name in held else p for p in facts.parameters)
+            held = self._holdings.held
+            parameters = tuple(replace(p, group=held.get(p.name)) for p in facts.parameters)
             self.history.facts = facts.with_changes(
                 groups=tuple(self._holdings.groups),
                 parameters=parameters,

@@ -28,6 +28,19 @@ GAINS = {
 }
 
 
+ADAPTIVE = (
+    "Adam",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Adagrad",
+    "Adafactor",
+    "Lion",
+    "Rprop",
+    "LAMB",
+)  # divide the scale out
+
+
 def gain(nonlinearity: str) -> float:
     """Factor on 1/sqrt(fan-in) by which the weights make up for what the nonlinearity takes from the signal."""
     return GAINS.get(nonlinearity, 1.0)
@@ -70,7 +83,7 @@ def initialise(facts: Facts, layers: Sequence[str]) -> Remedy:
     scheme = "Kaiming" if rectified else "Xavier"
     low, high = min(stds.values()), max(stds.values())
     values = f"{low:.3g}" if math.isclose(low, high, rel_tol=0.01) else f"{low:.3g} … {high:.3g}"
-    factor = ", ".join(sorted({f"{gain(f):.3g} ({'linear' if f in ('', 'identity') else f})" for f in functions}))
+    factor = ", ".join(sorted({f"{gain(f):.3g} ({f if f in GAINS else 'linear'})" for f in functions}))
     transposed = any("Transpose" in facts.layer(name).type for name in layers)  # their fan-in is not weight[0].numel()
     if len({gain(function) for function in functions}) == 1 and not transposed:
         call = f"std={gain(next(iter(functions))):.4g} / layer.weight[0].numel() ** 0.5"
@@ -169,6 +182,12 @@ def kaiming(model: nn.Module, optimizer: Any, layers: Sequence[str]) -> None:
     _initialise(model, optimizer, stds={name: math.sqrt(2.0 / weight[0].numel()) for name, weight in weights.items()})
 
 
+def freeze(model: Any, layers: Sequence[str]) -> None:
+    """Ask for no gradients of ``layers`` any more."""
+    for name in layers:
+        model.get_submodule(name).requires_grad_(False)
+
+
 def normalise(facts: Facts, layers: Sequence[str]) -> Remedy:
     """Put a normalisation behind each of ``layers``, before its nonlinearity."""
     described = [facts.layer(name) for name in layers]
@@ -188,4 +207,25 @@ def normalise(facts: Facts, layers: Sequence[str]) -> Remedy:
         code="\n".join(lines),
         source="Ioffe & Szegedy 2015, section 3; Ba et al. 2016",
         effect="every layer sees inputs of zero mean and unit variance, whatever the layers before it do",
+    )
+
+
+def find_learning_rate() -> Remedy:
+    """Measure the learning rate with a range test."""
+    return Remedy(
+        action="Measure it: a range test on a copy of the model takes a hundred steps",
+        code="curve = netdoctor.find_lr(model, loader, loss_fn, optimizer)\nprint(curve.suggestion)",
+        source="Smith 2017, Cyclical Learning Rates, section 3.3",
+        effect="the largest rate at which the loss still falls steadily",
+    )
+
+
+def warm_up(steps: int) -> Remedy:
+    """Let the learning rate rise over the first steps."""
+    return Remedy(
+        action=f"Warm up: let the learning rate rise over the first {steps} steps",
+        code=f"warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters={steps})\n"
+        "# and warmup.step() after each optimizer.step()",
+        source="Goyal et al. 2017, section 2.2",
+        effect="the first steps, where curvature is highest, stay small",
     )

@@ -69,12 +69,12 @@ class Path:
             kind = LOSSES[node.name()]
             after = names[names.index(node.name()) + 1 :]
             return "cross-entropy" if kind == "nll" and after and after[0] == "LogSoftmaxBackward0" else kind
-        if "SubBackward0" in names and names and names[0] in ("MeanBackward0", "SumBackward0"):
+        if "LogSoftmaxBackward0" in names:  # torch's kl_div is made of these too: xlogy(t, t) - t * log p
+            return "kl-div" if "SubBackward0" in names else "cross-entropy"
+        if "SubBackward0" in names and names[0] in ("MeanBackward0", "SumBackward0"):
             if "PowBackward0" in names or "MulBackward0" in names:
                 return "mse"
             return "l1" if "AbsBackward0" in names else ""
-        if "LogSoftmaxBackward0" in names:
-            return "cross-entropy"
         return "nll" if "LogBackward0" in names else ""
 
 

@@ -7,6 +7,7 @@ pass after each epoch, and an end before it overfits.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -123,9 +124,8 @@ def standardised(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def mlp(widths: Iterable[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
-    widths = list(widths)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -290,22 +290,21 @@ def main(seeds: int = 3) -> int:
     from netdoctor import Severity, watch
 
     torch.set_num_threads(1)
+    print(f"{'run':24} seed  first loss   last  best validation   last  seconds  overhead")
     alarms = 0
-    for animal in ZOO:
-        for seed in range(seeds):
-            start = time.perf_counter()
-            outcome = animal.run(seed, functools.partial(watch, reporters=[]))
-            seconds = time.perf_counter() - start
-            found = outcome.monitor.findings
-            alarms += sum(finding.severity >= Severity.WARNING for finding in found)
-            first, last = outcome.losses[0], sum(outcome.losses[-10:]) / 10
-            best, end = min(outcome.val_losses), outcome.val_losses[-1]
-            print(
-                f"{animal.name:24} seed {seed}  loss {first:6.3f} → {last:6.3f}  validation best {best:6.3f} end {end:6.3f}"
-                f"  {seconds:4.1f} s  {outcome.monitor.overhead:5.1%}  "
-                + (", ".join(f"{f.severity.name} {f.rule} at step {f.step}" for f in found) or "healthy")
-            )
-            outcome.monitor.close()
+    for animal, seed in itertools.product(ZOO, range(seeds)):
+        start = time.perf_counter()
+        outcome = animal.run(seed, functools.partial(watch, reporters=[]))
+        seconds = time.perf_counter() - start
+        outcome.monitor.close()
+        found = outcome.monitor.findings
+        alarms += sum(finding.severity >= Severity.WARNING for finding in found)
+        losses, val_losses = outcome.losses, outcome.val_losses
+        print(
+            f"{animal.name:24} {seed:4} {losses[0]:11.3f} {sum(losses[-10:]) / 10:6.3f}"
+            f" {min(val_losses):16.3f} {val_losses[-1]:6.3f} {seconds:8.1f} {outcome.monitor.overhead:9.1%}  "
+            + ("; ".join(f"{f.severity.name} {f.rule} at step {f.step}: {f.message}" for f in found) or "healthy")
+        )
     print(f"{alarms} false alarms in {len(ZOO) * seeds} runs")
     return alarms
 

@@ -45,6 +45,7 @@ class TrainingLosses:
         self._taken: list[Tensor] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
         self._pending: list[tuple[int, str, str, Scalar]] = []  # step, statistic, column, value
+        self._explicit: set[int] = set()  # steps whose loss the user gave
         self._targets = Targets()
 
     @property
@@ -73,6 +74,9 @@ class TrainingLosses:
             self._scaled = other is not None and other.numel() == 1 and other.dtype == torch.float32
             if self._scaled:
                 path = Path(path.nodes[1:])
+                if self.scale is None and self._open:  # the first loss was added before this was known
+                    self.scale = other
+                    self._open[-1] = self._open[-1] / other
         constant = self._targets.add(path)
         if constant is not None:
             parts = len(self._open)  # micro-batches so far: their losses are summed
@@ -93,25 +97,36 @@ class TrainingLosses:
         column = self._columns.get(optimizer)
         if column is None:
             column = self._columns[optimizer] = f"optimizer {len(self._columns) + 1}" if self._columns else ""
-        total: Scalar = (
-            self._open[0] if len(self._open) == 1 else torch.stack([t.reshape(()) for t in self._open]).sum()
-        )
+        if step in self._explicit:
+            return
+        parts = [loss.reshape(()) for loss in self._open]
+        total: Scalar = parts[0] if len(parts) == 1 else torch.stack(parts).sum()
         if isinstance(total, Tensor) and total.device.type == "cpu":
             total = float(total)
             self.non_finite = not math.isfinite(total)
         self._pending.append((step, "loss", column, total))
 
     def observed(self, step: int, statistic: str, value: Scalar) -> None:
-        """An explicit value; it replaces what was read for the same step."""
-        self._pending = [p for p in self._pending if not (p[0] == step and p[1] == statistic)]
+        """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""
+        if self._open and not self._stale:
+            step += 1
+        if statistic == "loss":
+            self._explicit.add(step)
+            self._pending = [p for p in self._pending if p[:2] != (step, "loss")]
         self._pending.append((step, statistic, "", value))
+
+    def predicted(self, step: int, output: Tensor, target: Tensor) -> None:
+        """A prediction and its target, where the loss does not show them."""
+        constant = self._targets.observe(output.detach(), target.detach())
+        if constant is not None:
+            self._pending.append((step, "constant_loss", "", constant))
 
     def flush(self, history: History) -> None:
         """Move everything kept so far into the history."""
         waiting = [value.reshape(()).float() for *_, value in self._pending if isinstance(value, Tensor)]
-        arrived = iter(
-            torch.stack([w.cpu() for w in waiting] if _mixed(waiting) else waiting).tolist() if waiting else []
-        )
+        if len({tensor.device for tensor in waiting}) > 1:
+            waiting = [tensor.cpu() for tensor in waiting]
+        arrived = iter(torch.stack(waiting).tolist() if waiting else ())
         for step, statistic, column, value in self._pending:
             number = next(arrived) if isinstance(value, Tensor) else value
             history.record(step, statistic, [number], (column,))
@@ -119,6 +134,7 @@ class TrainingLosses:
                 self.non_finite = True
                 history.record(step, "non_finite_loss", [1.0])
         self._pending.clear()
+        self._explicit.clear()
 
     @property
     def waiting(self) -> int:
@@ -163,7 +179,3 @@ class ValidationLosses:
             total = sum(float(loss.float().mean()) * size for loss, size in batches)
             self._passes.clear()
             history.record(step, "val_loss", [total / samples if samples else float("nan")])
-
-
-def _mixed(tensors: list[Tensor]) -> bool:
-    return len({tensor.device for tensor in tensors}) > 1

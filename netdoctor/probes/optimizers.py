@@ -81,11 +81,13 @@ class Holdings:
     Attributes:
         groups: Param groups that hold some, in the order in which they were met.
         elsewhere: Optimizers met that hold none.
+        held: Group of each parameter that any of them holds.
     """
 
     def __init__(self) -> None:
         self.groups: list[Group] = []
         self.elsewhere = 0
+        self.held: dict[str, int] = {}
         self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
         self._known: dict[int, tuple[weakref.ref[Optimizer], int, dict[str, int]]] = {}
 
@@ -103,6 +105,7 @@ class Holdings:
             mine = [names[id(p)] for p in group["params"] if id(p) in names]
             if mine:
                 held.update(dict.fromkeys(mine, len(self.groups)))
+                self.held.update(held)
                 self.groups.append(_describe(optimizer, index))
                 self._sources.append((weakref.ref(optimizer), index))
         self.elsewhere += not held

@@ -159,5 +159,7 @@ def plain(tensor: Tensor) -> Tensor | None:
     to_local = getattr(tensor, "to_local", None)
     if to_local is not None:
         tensor = to_local()
-    usable = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and tensor.is_floating_point()
+    usable = (
+        tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and tensor.is_floating_point()
+    )
     return tensor.detach() if usable else None

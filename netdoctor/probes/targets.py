@@ -37,6 +37,16 @@ class Targets:
         summed = node._saved_reduction == 2 or (node._saved_reduction == 0 and "SumBackward0" in path.names)
         return loss * scale * (size if summed else 1.0)
 
+    def observe(self, output: Tensor, target: Tensor) -> Tensor | None:
+        """The same from a prediction and its target: class indices, else values of the output's shape."""
+        if not target.is_floating_point() and output.ndim == target.ndim + 1:
+            counts = torch.zeros(output.shape[1 if output.ndim > 1 else 0], device=target.device)
+            counts.scatter_add_(0, target.reshape(-1), torch.ones(target.numel(), device=target.device))
+            return self._entropy(counts)
+        if target.is_floating_point() and output.shape == target.shape:
+            return self._variance(target)
+        return None
+
     def _accumulate(self, sums: Tensor) -> Tensor:
         sums = sums.double() if sums.device.type != "mps" else sums
         if self._sums is None or self._sums.shape != sums.shape:
@@ -52,18 +62,21 @@ class Targets:
         valid = (flat != node._saved_ignore_index).to(log_probabilities.dtype)
         counts = torch.zeros(classes, device=flat.device, dtype=log_probabilities.dtype)
         counts.scatter_add_(0, flat.clamp(0, classes - 1), valid)
-        counts = self._accumulate(counts if node._saved_weight is None else counts * node._saved_weight)
-        p = counts / counts.sum()
-        return -(p * p.clamp_min(1e-30).log()).sum(), float(flat.numel())
+        return self._entropy(counts if node._saved_weight is None else counts * node._saved_weight), float(flat.numel())
 
-    def _columns(self, node: Node) -> Tensor | None:
-        target: Tensor = node._saved_target
+    def _entropy(self, counts: Tensor) -> Tensor:
+        """Cross-entropy of the class frequencies so far, in nats."""
+        p = self._accumulate(counts)
+        p = p / p.sum()
+        return -(p * p.clamp_min(1e-30).log()).sum()
+
+    def _columns(self, target: Tensor) -> Tensor | None:
         if target.numel() == 0:
             return None
         return target.reshape(target.shape[0], -1)[:, :COLUMNS] if target.ndim > 1 else target.reshape(-1, 1)
 
     def _binary(self, node: Node) -> tuple[Tensor, float] | None:
-        columns = self._columns(node)
+        columns = self._columns(node._saved_target)
         if columns is None or node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None:
             return None
         ones, count = self._accumulate(torch.stack((columns.sum(0), torch.ones_like(columns).sum(0))))
@@ -72,7 +85,12 @@ class Targets:
         return entropy, float(node._saved_target.numel())
 
     def _squared(self, node: Node) -> tuple[Tensor, float] | None:
-        columns = self._columns(node)
+        variance = self._variance(node._saved_target)
+        return None if variance is None else (variance, float(node._saved_target.numel()))
+
+    def _variance(self, target: Tensor) -> Tensor | None:
+        """Mean over the columns of the targets' variance so far."""
+        columns = self._columns(target)
         if columns is None:
             return None
         columns = columns.double() if columns.device.type != "mps" else columns
@@ -81,10 +99,10 @@ class Targets:
         )
         self.rms = (squares / count).mean().sqrt()
         variance = (squares / count - (total / count).square()).clamp_min(0) * count / (count - 1).clamp_min(1)
-        return variance.mean(), float(node._saved_target.numel())
+        return variance.mean()
 
     def _absolute(self, node: Node) -> tuple[Tensor, float] | None:
-        columns = self._columns(node)
+        columns = self._columns(node._saved_target)
         if columns is None:
             return None
         deviation = (columns - columns.median(0).values).abs().mean()

@@ -1,16 +1,12 @@
-"""Says in the terminal what is wrong: a block for each finding, a summary at the end; progress bars stay whole."""
+"""Says in the terminal what is wrong: a block for each finding, a summary at the end."""
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
-import rich
 from rich.console import Console as Terminal
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
@@ -19,6 +15,7 @@ from rich.text import Text
 
 from netdoctor.findings import Finding, Remedy, Severity, Skipped
 from netdoctor.reporters import Change, Report
+from netdoctor.reporters.terminal import bars_cleared, terminal_for
 
 WIDTH = 80  # columns at most, however wide the terminal: longer lines are hard to read
 WIDE = 60  # columns from which the summary has room for the layers
@@ -44,25 +41,19 @@ class Console:
 
     def report(self, report: Report) -> None:
         """Write a block for each finding raised or worsened, a line for each that is gone."""
-        terminal, stream = self._terminal()
-        page = _Page(terminal, self.width or min(WIDTH, terminal.width))
-        _write([news(page, change, report.diagnosis.step) for change in report.changes], terminal, stream)
+        if report.changes:
+            self._write(lambda page: [news(page, change, report.diagnosis.step) for change in report.changes])
 
     def close(self, report: Report) -> None:
         """Write the summary of the run."""
-        if report.changes:
-            self.report(report)
-        terminal, stream = self._terminal()
-        page = _Page(terminal, self.width or min(WIDTH, terminal.width))
-        _write(summary(page, report), terminal, stream)
+        self.report(report)
+        self._write(lambda page: summary(page, report))
 
-    def _terminal(self) -> tuple[Terminal, Any]:
-        """What to print with, and the stream where that ends."""
-        stream = _unwrapped(sys.stderr if self.file is None else self.file)
-        terminal = Terminal(file=stream, stderr=True, force_jupyter=None if self.file is None else False)
-        if terminal.is_terminal and stream in (_unwrapped(sys.stderr), _unwrapped(sys.stdout)):
-            terminal = _live_terminal() or terminal
-        return terminal, stream
+    def _write(self, content: Callable[[_Page], Sequence[RenderableType]]) -> None:
+        terminal, stream = terminal_for(self.file)
+        page = _Page(terminal, self.width or min(WIDTH, terminal.width))
+        with bars_cleared(stream):
+            terminal.print(Group(*content(page)), crop=False)
 
 
 @dataclass(frozen=True)
@@ -85,15 +76,22 @@ class _Page:
     def paragraph(self, *pieces: Piece, first: str = "", indent: int = 2) -> list[Text]:
         """Lines of the full width; ``first`` stands before the first one, ``indent`` spaces before the others."""
         text = Text.assemble(*((self.plain(content), style) for content, style in pieces))
-        lines = text.wrap(self.terminal, max(self.width - indent, 10))
-        return [Text.assemble((" " * indent if row else first, "dim"), line) for row, line in enumerate(lines)]
+        lines = list(text.wrap(self.terminal, max(self.width - indent, 10)))
+        for line in lines:
+            line.rstrip()
+        return _indented(lines, first, indent)
 
     def code(self, source: str, first: str, indent: int) -> list[Text]:
         """Lines as they are, however long: what is broken cannot be pasted."""
-        lines = source.rstrip().split("\n")
-        return [
-            Text.assemble((" " * indent if row else first, "dim"), self.plain(line)) for row, line in enumerate(lines)
-        ]
+        return _indented([Text(self.plain(line)) for line in source.rstrip().split("\n")], first, indent)
+
+
+def _indented(lines: Sequence[Text], first: str, indent: int) -> list[Text]:
+    return [Text.assemble((" " * indent if row else first, "dim"), line) for row, line in enumerate(lines)]
+
+
+def _joined(lines: Sequence[Text]) -> Text:
+    return Text("\n", no_wrap=True, overflow="ignore").join(lines)
 
 
 def news(page: _Page, change: Change, step: int) -> Text:
@@ -121,10 +119,10 @@ def _advice(page: _Page, change: Change) -> list[Text]:
     remedy = finding.remedies[0] if finding.remedies else Remedy("")
     long = remedy.code.count("\n") >= CODE
     entries = [
-        ("Remedy", remedy.action if long or not remedy.code else "", False),
-        ("Code" if long else "Remedy", f"print({place}.code)" if long else remedy.code, True),
+        ("Remedy", remedy.action, False),
+        ("Code", f"print({place}.code)" if long else remedy.code, True),
         ("Apply", f"{place}.apply(model, optimizer)" if remedy.applicable else "", True),
-        ("Symptoms", ", ".join(symptom.rule for symptom in finding.symptoms), False),
+        ("Symptoms", ", ".join(dict.fromkeys(symptom.rule for symptom in finding.symptoms)), False),
         ("More", f"netdoctor explain {finding.rule}", True),
     ]
     column = max(len(label) for label, content, _ in entries if content) + 2
@@ -148,21 +146,16 @@ def layers(finding: Finding) -> str:
 
 def summary(page: _Page, report: Report) -> list[RenderableType]:
     """What was found in the whole run, and what could not be judged."""
-    step = report.diagnosis.step
-    watched = f"{step:,} {'step' if step == 1 else 'steps'} watched, {report.overhead:.1%} of the time spent on it."
+    name, step, count = ("netdoctor", "bold"), report.diagnosis.step, len(report.findings)
     if not step:
-        return [_joined(page.paragraph(("netdoctor", "bold"), ("  No optimizer step was seen: no verdict.", "")))]
+        return [_joined(page.paragraph(name, ("  No optimizer step was seen: no verdict.", "")))]
+    watched = f"{_counted(step, 'step')} watched; that took {report.overhead:.1%} of the time."
     unjudged = _unjudged(report.diagnosis.skipped)
-    if not report.findings:
-        return [_joined(page.paragraph(("netdoctor", "bold"), (f"  Nothing found. {watched} {unjudged}".rstrip(), "")))]
-    count = len(report.findings)
-    title = f"  {count} {'finding' if count == 1 else 'findings'}. {watched}"
-    texts = [page.paragraph((unjudged, "dim"))] if unjudged else []
-    return [
-        _joined(page.paragraph(("netdoctor", "bold"), (title, ""))),
-        Constrain(_table(page, report), page.width),
-        *(_joined(text) for text in texts),
-    ]
+    if not count:
+        return [_joined(page.paragraph(name, (f"  Nothing found. {watched} {unjudged}", "")))]
+    title = page.paragraph(name, (f"  {_counted(count, 'finding')}. {watched}", ""))
+    last = [_joined(page.paragraph((unjudged, "dim")))] if unjudged else []
+    return [_joined(title), Constrain(_table(page, report), page.width), *last]
 
 
 def _table(page: _Page, report: Report) -> Table:
@@ -194,55 +187,14 @@ def _unjudged(skipped: Sequence[Skipped]) -> str:
     shown = [f"{_short(reason)} ({count})" for reason, count in reasons[:REASONS]]
     if reasons[REASONS:]:
         shown.append(f"other reasons ({sum(count for _, count in reasons[REASONS:])})")
-    parts = (
-        [f"{len(rules)} {'rule' if len(rules) == 1 else 'rules'} could not judge: {', '.join(shown)}."] if rules else []
-    )
+    parts = [f"{_counted(len(rules), 'rule')} could not judge: {', '.join(shown)}."] if rules else []
     parts += [f"{_short(entry.reason)}." for entry in skipped if not entry.rule]
     return " ".join(parts)
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def _short(reason: str, length: int = 60) -> str:
     return reason if len(reason) <= length else reason[: length - 1].rstrip() + "…"
-
-
-def _joined(lines: Sequence[Text]) -> Text:
-    return Text("\n", no_wrap=True, overflow="ignore").join(lines)
-
-
-def _write(parts: Sequence[RenderableType], terminal: Terminal, stream: Any) -> None:
-    with _bars_cleared(stream):
-        terminal.print(Group(*parts), crop=False)
-
-
-def _unwrapped(stream: Any) -> Any:
-    """The stream behind the stand-in that rich puts in its place while it shows something live."""
-    return getattr(stream, "rich_proxied_file", stream)
-
-
-def _bars_cleared(stream: Any) -> AbstractContextManager[Any]:
-    """Takes the progress bars of tqdm off the stream, and puts them back below what was written."""
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if tqdm is None or not getattr(tqdm, "_instances", None):
-        return nullcontext()
-    bars: AbstractContextManager[Any] = tqdm.external_write_mode(file=stream)
-    return bars
-
-
-def _live_terminal() -> Terminal | None:
-    """What a progress bar or another live display of rich prints with, None where there is none.
-
-    Printing through it puts the text above the display. It may be rich's own or one made by the user; then it is
-    found by the thread that refreshes the display, or by the stand-ins for the standard streams.
-    """
-    live = sys.modules.get("rich.live")
-    if live is None:
-        return None
-    displays = [getattr(thread, "live", None) for thread in threading.enumerate()]
-    terminals = [display.console for display in displays if isinstance(display, live.Live)]
-    terminals += [getattr(stream, "_FileProxy__console", None) for stream in (sys.stderr, sys.stdout)]
-    terminals.append(rich.get_console())
-    for terminal in terminals:
-        hooks = getattr(terminal, "_render_hooks", ())
-        if terminal.is_terminal and any(isinstance(hook, live.Live) for hook in hooks):
-            return terminal
-    return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from netdoctor import remedies
-from netdoctor.depth import Array, Profile, profile
+from netdoctor.depth import profile
 from netdoctor.facts import Facts, Layer, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -19,7 +20,7 @@ from netdoctor.rules.base import rule
 def exploding_gradient(
     history: History,
     *,
-    growth: float = 100.0,  # × the median of the first 8 norms; measured: healthy runs reach 43 (deep CNN, its first epoch)
+    growth: float = 100.0,  # × the median of the first 8 norms; measured: healthy runs reach 43 (deep CNN)
     update: float = 1.0,  # step over weight norm; measured: healthy ≤ 0.2, zero-initialised branches included
     loss_growth: float = 10.0,  # × the first losses: what tells an explosion from large but harmless gradients
     depth_severe: float = 1e3,  # gradient at the first over the last outputs; measured: healthy ≤ 55
@@ -48,8 +49,7 @@ def exploding_gradient(
     if len(norms) < 1:
         yield Skipped("no gradient norm was measured")
         return
-    steps, losses = history.series("loss")
-    state = progress(history)
+    losses = history.series("loss")[1]
     lost = bool(len(history.table("non_finite_loss"))) and not np.isfinite(_last(history, "loss"))
     start = float(np.median(losses[:3])) if len(losses) else float("nan")
     risen = lost or (len(losses) > 1 and float(losses[-3:].max()) > loss_growth * abs(start))
@@ -57,17 +57,19 @@ def exploding_gradient(
     if risen and not (cut is not None and np.median(cut) > 2):
         yield from _blown_up(history, norms, growth, update, loss_growth, lost)
         return
+    depth = profile(history)
+    ratio = depth.output_ratio if depth is not None else np.zeros(1)
+    first = float(
+        np.max(ratio[: max(1, len(ratio) // 4)], where=np.isfinite(ratio[: max(1, len(ratio) // 4)]), initial=0)
+    )
+    always = cut is not None and len(cut) >= 8 and float(cut.min()) > clipping
+    if not (first > depth_ratio or always):
+        return
+    state = progress(history)
     if state is not None and state.learned:
         return
     stalled = state is not None and state.stalled and history.step >= patience
-    if cut is not None and len(cut) >= 8 and cut.min() > clipping and stalled:
-        yield _clipped(history, norms, cut, clipping)
-    depth = profile(history)
-    if depth is None:
-        return
-    ratio = depth.output_ratio
-    first = float(np.nanmax(ratio[: max(1, len(ratio) // 4)])) if np.isfinite(ratio).any() else 0.0
-    if first > depth_severe or (first > depth_ratio and stalled):
+    if depth is not None and (first > depth_severe or (first > depth_ratio and stalled)):
         factor = first ** (1 / (len(ratio) - 1))
         yield Evidence(
             message=f"Gradients grow {factor:.2g}× per layer on their way back: at {depth.layers[0]} they are "
@@ -75,12 +77,18 @@ def exploding_gradient(
             layers=depth.layers[: int(np.argmax(~(ratio > depth_ratio))) or len(ratio)],
             readings=(Reading("gradient at the first over the last outputs", first, depth_ratio, "", depth.steps),),
             confidence=0.9 if first > depth_severe else 0.75,
-            remedies=(*_initialisation(history, depth), remedies.clip_gradients(1.0), remedies.normalise(history.facts, depth.layers[:-1])),
+            remedies=(
+                *_initialisation(history),
+                remedies.clip_gradients(1.0),
+                remedies.normalise(history.facts, depth.layers[:-1]),
+            ),
         )
+    elif always and stalled and cut is not None:
+        yield _clipped(norms, cut, clipping)
 
 
 def _blown_up(
-    history: History, norms: Array, growth: float, update: float, loss_growth: float, lost: bool
+    history: History, norms: NDArray[np.float32], growth: float, update: float, loss_growth: float, lost: bool
 ) -> Iterator[Evidence]:
     """Growth over time, or steps that dwarf the weights, of a run whose loss went up."""
     steps, losses = history.series("gradient_norm")[0], history.series("loss")[1]
@@ -96,12 +104,16 @@ def _blown_up(
         return
     span = (int(steps[0]), int(steps[-1]))
     end = "is NaN or Inf" if lost else f"rose from {losses[0]:.3g} to {losses[-3:].max():.3g}"
-    grown = f"grew from {usual:.3g} to {peak:.3g}" if peak > growth * usual else f"of norm {peak:.3g}"
+    grew = peak > growth * usual
+    grown = f"grew from {usual:.3g} to {peak:.3g}" if grew else f"have a norm of {peak:.3g}"
     dwarf = f", steps reached {worst:.2g} times the weights" if worst > update else ""
-    rate = float(np.nanmax(history.table("learning_rate").values[-1], initial=np.nan)) if len(history.table("learning_rate")) else None
-    lower = remedies.scale_learning_rate(min(0.1, float(f"{0.01 / max(worst, 1e-9):.1g}")), rate)
+    rates = history.table("learning_rate").values[-1:]
+    early = np.where(np.isfinite(rows), rows, 0)[:3].max(1, initial=0)
+    factor = min(max(0.01 / max(float(np.median(early)) if len(early) else 1.0, 1e-9), 1e-4), 0.1)
+    lower = remedies.scale_learning_rate(float(f"{factor:.1g}"), float(rates.max()) if rates.size else None)
+    first = _standardise_target(history) if scaled_target(history) else _initialisation(history)
+    clip = remedies.clip_gradients(float(f"{usual:.2g}") if grew and not first else 1.0)
     names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update][:5]
-    scaled = (_standardise_target(history),) if history.latest("target_rms").get("", 0.0) > 10 else ()
     yield Evidence(
         message=f"Gradients {grown}{dwarf}, and the loss {end}",
         layers=tuple(dict.fromkeys(roles[name].layer for name in names)),
@@ -110,11 +122,16 @@ def _blown_up(
             Reading("largest step over weight norm", worst, update, "", span),
         ),
         confidence=0.9,
-        remedies=(*scaled, remedies.clip_gradients(float(f"{usual:.2g}") if not scaled else 1.0), lower),
+        remedies=(*first, clip, lower),
     )
 
 
-def _clipped(history: History, norms: Array, cut: Array, bound: float) -> Evidence:
+def scaled_target(history: History, bound: float = 10.0) -> bool:
+    """Whether a regression's targets are in raw units."""
+    return history.latest("target_rms").get("", 0.0) > bound
+
+
+def _clipped(norms: NDArray[np.float32], cut: NDArray[np.float64], bound: float) -> Evidence:
     factor, usual = float(np.median(cut)), float(np.median(norms[-8:]))
     return Evidence(
         message=f"Clipping cuts every gradient {factor:.0f}×, from a norm of {usual:.3g}: it sets the step, and the model "
@@ -125,7 +142,7 @@ def _clipped(history: History, norms: Array, cut: Array, bound: float) -> Eviden
     )
 
 
-def _cut(history: History) -> Array | None:
+def _cut(history: History) -> NDArray[np.float64] | None:
     """By how much clipping cut the last 8 gradients."""
     before, after = history.table("gradient_norm"), history.table("clipped_gradient_norm")
     if not len(before) or len(before) != len(after):
@@ -141,28 +158,29 @@ def _last(history: History, statistic: str) -> float:
     return float(table.values[-1].max()) if len(table) else float("nan")
 
 
-def _initialisation(history: History, depth: Profile) -> tuple[Remedy, ...]:
+def _initialisation(history: History) -> tuple[Remedy, ...]:
     """Re-initialise where the weights are larger than what keeps the variance."""
     facts, stds = history.facts, history.first("weight_std")
     large = [
-        name
-        for name in depth.layers
-        if (weight := facts.weight(name)) is not None
-        and facts.layer(name).kind in ("linear", "conv")
-        and stds.get(weight.name, 0.0) > 1.5 * remedies.ideal_std(facts.layer(name))
+        layer.name
+        for layer in facts.layers
+        if layer.kind in ("linear", "conv")
+        and (weight := facts.weight(layer.name)) is not None
+        and stds.get(weight.name, 0.0) > 1.5 * remedies.ideal_std(layer)
     ]
     return (remedies.initialise(facts, large),) if large else ()
 
 
-def _standardise_target(history: History) -> Remedy:
+def _standardise_target(history: History) -> tuple[Remedy, ...]:
     rms = history.latest("target_rms")[""]
-    return Remedy(
+    remedy = Remedy(
         action=f"Standardise the targets: their rms is {rms:.3g}",
         code="mean, std = y_train.mean(0), y_train.std(0)\n"
         "y_train = (y_train - mean) / std  # and prediction = output * std + mean",
         source="LeCun et al. 1998, Efficient BackProp, section 4.3",
         effect=f"gradients become about {rms:.3g} times smaller",
     )
+    return (remedy,)
 
 
 def _history(norms: list[float], loss: list[float], outputs: dict[str, float] | None = None) -> History:
@@ -177,7 +195,9 @@ def _history(norms: list[float], loss: list[float], outputs: dict[str, float] | 
         gradient_norm=norms,
         loss=loss,
         gradient_rms={f"{name}.weight": [1.0] * count for name in names},
-        activation_gradient_rms={name: [value] * count for name, value in (outputs or dict.fromkeys(names, 1.0)).items()},
+        activation_gradient_rms={
+            name: [value] * count for name, value in (outputs or dict.fromkeys(names, 1.0)).items()
+        },
     )
 
 

@@ -1,19 +1,156 @@
-"""Stub."""
+"""The learning rate is so large that steps overshoot, and the loss bounces, rises or is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from netdoctor.findings import Evidence, Severity, Skipped
+import numpy as np
+
+from netdoctor.facts import Facts, Group, Loss, Parameter
+from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.progress import progress, weight_updates
+from netdoctor.remedies import scale_learning_rate, warm_up
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("exploding-gradient", "non-finite", "saturated-units", "dead-units", "covariate-shift", "loss-plateau", "not-learning"))
-def learning_rate_too_large(history: History) -> Iterator[Evidence | Skipped]:
-    """Stub."""
-    yield Skipped("not written yet")
+@rule(
+    Severity.WARNING,
+    explains=(
+        "exploding-gradient",
+        "non-finite",
+        "saturated-units",
+        "dead-units",
+        "covariate-shift",
+        "loss-plateau",
+        "not-learning",
+    ),
+)
+def learning_rate_too_large(
+    history: History,
+    *,
+    large: float = 0.1,  # ‖Δw‖/‖w‖ of one step (TheDeepChecker, torchmortem); medians of healthy programs end at 0.1
+    replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: above, what was initialised is gone (healthy: 0.35 at most)
+    jump: float = 2.0,  # times the first loss and the constant prediction's: above, the loss is blown up
+    opposed: float = -0.1,  # cosine of successive gradients: −0.3 at 5 times the best rate of an MLP on digits
+    growing: float = 0.5,  # cosine: above, each step repeats the last one, which is momentum or a missing zero_grad
+    short: float = 0.5,  # of the constant prediction's loss: a run below it learns well, edge of stability or not
+    target: float = 1e-2,  # ‖Δw‖/‖w‖ to aim at, 9e-3 at the best rate of an MLP on digits
+    patience: int = 20,  # steps before a loss that is not blown up is judged
+) -> Iterator[Evidence | Skipped]:
+    """Updates are large against the weights, and the loss blows up, is lost, or bounces while gradients oppose each other.
+
+    ## What it looks at
+    ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised ones); the cosine of
+    successive gradients, negative where steps jump from wall to wall; the loss of every step, NaN and Inf included,
+    against its first value and the best constant prediction. Large updates alone are never flagged.
+
+    ## Why it matters
+    Beyond 2/curvature each step ends higher on the opposite wall. What follows (dead or saturated units, exploding
+    gradients, NaN) is the symptom; the weights often do not recover.
+
+    ## When it is wrong
+    Inputs or targets of large scale and too large an initialisation blow up in the same way at any usual rate: then
+    the findings on these come first, and the rate is the second remedy.
+
+    ## References
+    LeCun et al. 1998, Efficient BackProp, section 4. Cohen et al. 2021, Gradient Descent on Neural Networks Typically
+    Occurs at the Edge of Stability. Goyal et al. 2017 (warm-up).
+    """
+    steps, updates = weight_updates(history)
+    values = history.table("loss").values[:, 0] if history.table("loss").columns else np.zeros(0, np.float32)
+    if history.facts.several_losses or len(updates) < 2 or len(values) < 3:
+        yield Skipped("fewer than 2 updates or 3 losses seen, or several losses")
+        return
+    run = progress(history)
+    finite = values[np.isfinite(values)].astype(np.float64)
+    lost = len(finite) < len(values) or bool(history.series("non_finite_loss")[1].any())
+    if not len(finite):
+        yield Skipped("no finite loss seen")
+        return
+    start = float(history.first("loss")[""])
+    constants = history.series("constant_loss")[1]
+    reference = abs(float(constants[-1])) if len(constants) else abs(start)
+    bound = jump * max(abs(start), reference)
+    worst, recent = float(finite.max()), float(finite[-5:].mean()) if run is None else run.recent
+    first, peak = float(updates[0]), float(updates.max())
+    cosines = history.series("cosine")[1]
+    cosine = float(np.mean(cosines[-30:])) if len(cosines) else 0.0
+    early = float(np.mean(cosines[:20])) if len(cosines) else 0.0
+    window = updates[steps > steps[-1] - max(50, history.step // 5)]
+    now = float(np.median(window))
+    if early > growing or peak < large:
+        return
+    learned = run is not None and run.learned and recent < short * reference
+    if lost:
+        what = f"the loss was lost (NaN or Inf) after it went from {start:.4g} to {float(finite[-3:].max()):.4g}"
+    elif recent > bound or (worst > bound and first >= replaced and not learned):
+        what = f"the loss went from {start:.4g} up to {worst:.4g}, now {recent:.4g}"
+    elif run is None or run.steps < patience or learned:
+        return
+    elif run.stalled:
+        what = f"the loss is {recent:.4g} after {run.steps} steps, no better than {run.reference:.4g} at the {_than(run.constant)}"
+    elif cosine < opposed and now >= large / 2:
+        what = f"the loss bounces at {recent:.4g}"
+    else:
+        return
+    typical = max(first, float(np.median(updates[: max(3, min(len(updates), 20))])))
+    factor = float(f"{min(max(target / typical, 1e-5), 0.3):.1g}")
+    table = history.table("learning_rate").values
+    rate = float(np.nanmax(table[0])) if table.size else None
+    lower = scale_learning_rate(factor, rate)
+    if lost or worst > bound:
+        lower = replace(lower, effect="training works from fresh weights: start again, these seldom recover")
+    opposing = f" and successive gradients oppose each other (cosine {cosine:+.2f})" if cosine < opposed else ""
+    yield Evidence(
+        f"Single steps changed the weights by up to {_share(peak)} (first step {_share(first)}){opposing}: {what}.",
+        readings=(
+            Reading(
+                "update over weight, median of the weights, largest", peak, large, steps=(int(steps[0]), int(steps[-1]))
+            ),
+            Reading("update over weight, first step", first, replaced, steps=(int(steps[0]), int(steps[0]))),
+            Reading("cosine of successive gradients", cosine, opposed, steps=(int(steps[0]), int(steps[-1]))),
+            Reading("loss", recent, bound, "loss", steps=(1, history.step)),
+        ),
+        confidence=0.9 if lost or worst > bound else 0.7,
+        severity=Severity.ERROR if lost else None,
+        remedies=(lower, warm_up(max(100, history.step))),
+    )
 
 
-FIRES: tuple[History, ...] = ()
-QUIET: tuple[History, ...] = ()
+def _than(constant: float | None) -> str:
+    return "start" if constant is None else "best constant prediction"
+
+
+def _share(ratio: float) -> str:
+    return f"{ratio:.2g}×" if ratio >= 1 else f"{ratio:.0%}"
+
+
+def _history(update: list[float], loss: list[float], cosine: float) -> History:
+    return History.of(
+        Facts(
+            parameters=(Parameter("fc.weight", "fc", (64, 64), "weight", group=0),),
+            groups=(Group("SGD", 0, 1.0),),
+            loss=Loss("cross-entropy"),
+        ),
+        loss=loss,
+        constant_loss=[2.3] * len(loss),
+        update_ratio={"fc.weight": update},
+        cosine=[cosine] * len(loss),
+        learning_rate={"0": [1.0] * len(loss)},
+    )
+
+
+_BOUNCE = [0.3 * (-1) ** i for i in range(40)]
+FIRES: tuple[History, ...] = (
+    _history([0.3, 1.0, 3.0, 9.0, 30.0], [2.3, 8.0, 40.0, 9000.0, float("nan")], -0.2),
+    _history([0.2] * 40, [2.4 + n for n in _BOUNCE], -0.3),
+    _history([13.0, *[0.02] * 39], [2.3, 2480.0, 900.0, *[2.5 + n for n in _BOUNCE[3:]]], 0.1),
+)
+QUIET: tuple[History, ...] = (
+    _history([0.01] * 40, [2.3 * 0.95**i for i in range(40)], 0.2),  # healthy
+    _history([0.12] * 40, [2.3 * 0.9**i + 0.1 * n for i, n in enumerate(_BOUNCE)], -0.3),  # edge of stability
+    _history([1e-3] * 5, [2.3, 2.2, float("nan"), float("nan"), float("nan")], 0.2),  # NaN from elsewhere
+    _history([0.2, 0.2], [2.3, 2.4], -0.3),  # too early
+)

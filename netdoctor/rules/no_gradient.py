@@ -1,19 +1,161 @@
-"""Stub."""
+"""Trainable parameters that the loss does not reach."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from netdoctor.findings import Evidence, Severity, Skipped
+import numpy as np
+from numpy.typing import NDArray
+
+from netdoctor import remedies
+from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 
 @rule(Severity.WARNING, explains=("weights-not-updated", "loss-plateau", "not-learning"))
-def no_gradient(history: History) -> Iterator[Evidence | Skipped]:
-    """Stub."""
-    yield Skipped("not written yet")
+def no_gradient(
+    history: History,
+    *,
+    samples: int = 5,  # steps without any gradient before it counts: conditional branches come and go
+    patience: int = 20,  # samples before a note about a branch that is never used
+    zero_loss: float = 1e-6,  # a loss this small may well have no gradient: everything fits
+) -> Iterator[Evidence | Skipped]:
+    """Parameters that the optimizer holds never get a gradient, or every gradient is exactly zero.
+
+    ## What it looks at
+    Whether ``.grad`` was None at every sampled step of the optimizer that holds the parameter, and whether its layer
+    took part in the forward pass. A warning where the network's first layers are cut off from the loss (``detach``,
+    ``no_grad``, numpy, argmax on the way), or where all gradients are exactly zero; a note about side branches.
+
+    ## Why it matters
+    What gets no gradient stays as it was initialised, and the layers behind it learn from noise.
+
+    ## When it is wrong
+    Parameters may be left out on purpose, by ``detach`` in place of ``requires_grad_(False)``. Experts and branches may
+    be used later. Parameters that no optimizer holds are not judged here.
+
+    ## References
+    PyTorch issue 61470 and the ``find_unused_parameters`` note of DistributedDataParallel; Schoop et al. 2021, UMLAUT.
+    """
+    table = history.table("gradient_missing")
+    seen = np.isfinite(table.values).sum(0) if len(table) else np.zeros(0, int)
+    if not (seen >= samples).any():
+        yield Skipped(f"fewer than {samples} samples of the gradients")
+        return
+    norms, losses = history.series("gradient_norm")[1], history.series("loss")[1]
+    if len(norms) >= samples and not norms.any() and len(losses) and abs(float(losses[-1])) > zero_loss:
+        yield _all_zero(history, norms)
+        return
+    with np.errstate(invalid="ignore"):
+        never = (seen >= samples) & ~(table.values == 0).any(0)
+    if not never.any() or never[seen > 0].all():
+        return
+    facts, missing = history.facts, {name for name, none in zip(table.columns, never, strict=True) if none}
+    owners: dict[str, list[Parameter]] = {}
+    for parameter in facts.parameters:
+        if parameter.name in table.columns:
+            owners.setdefault(parameter.layer, []).append(parameter)
+    without = {name for name, own in owners.items() if all(parameter.name in missing for parameter in own)}
+    called = [layer.name for layer in facts.layers if layer.called and layer.name in owners]
+    first_reached = next((index for index, name in enumerate(called) if name not in without), 0)
+    cut_off, sides = called[:first_reached], [name for name in called[first_reached:] if name in without]
+    unused = [layer.name for layer in facts.layers if not layer.called and layer.name in without]
+    span = (int(table.steps[0]), int(table.steps[-1]))
+    if cut_off:
+        yield Evidence(
+            message=f"{_listed(cut_off)} {'run' if len(cut_off) > 1 else 'runs'} in the forward pass, but never "
+            f"{'get' if len(cut_off) > 1 else 'gets'} a gradient in {int(seen.max())} samples, while "
+            f"{called[first_reached]} and later layers do: the way back is cut between {cut_off[-1]} and "
+            f"{called[first_reached]}",
+            layers=tuple(cut_off),
+            readings=(Reading("layers without gradient", float(len(cut_off)), 0.0, "", span),),
+            confidence=0.9,
+            remedies=(_connect(cut_off[-1], called[first_reached]), _freeze(cut_off)),
+        )
+    for names, why in (
+        (sides, "run, but the loss does not use their output"),
+        (unused, "are never called in training"),
+    ):
+        if names and int(seen.max()) >= patience:
+            yield Evidence(
+                message=f"{_listed(names)} {why}: no gradient in {int(seen.max())} samples",
+                layers=tuple(names),
+                readings=(Reading("layers without gradient", float(len(names)), 0.0, "", span),),
+                severity=Severity.NOTE,
+                confidence=0.8,
+                remedies=(_freeze(names),),
+            )
 
 
-FIRES: tuple[History, ...] = ()
-QUIET: tuple[History, ...] = ()
+def _all_zero(history: History, norms: NDArray[np.float32]) -> Evidence:
+    facts = history.facts
+    last = next((layer for layer in reversed(facts.layers) if layer.units and layer.called), None)
+    constant = bool({"softmax", "log_softmax"} & {layer.function or layer.nonlinearity for layer in facts.layers})
+    single = constant and last is not None and last.units == 1
+    sigmoid = Remedy(
+        "Use a sigmoid for a single output: softmax over one unit is always 1",
+        "loss = F.binary_cross_entropy_with_logits(logits, y.float())  # and no softmax in the model",
+        effect="the output can change",
+    )
+    look = Remedy(
+        "Find the operation whose slope is 0: round, sign, argmax, comparison, clamp, softmax over one unit",
+        "print(loss.grad_fn, loss.grad_fn.next_functions)",
+    )
+    return Evidence(
+        message=f"Every gradient is exactly 0 in all {len(norms)} samples: the loss does not depend on the weights"
+        + (", for softmax over one unit is always 1" if single else ""),
+        layers=(last.name,) if single and last is not None else (),
+        readings=(Reading("gradient norm", 0.0, 0.0, "loss/w", (1, history.step)),),
+        confidence=0.95,
+        remedies=(sigmoid, look) if single else (look,),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= 2:
+        return " and ".join(name or "the model" for name in names)
+    return f"{names[0]} … {names[-1]} ({len(names)} layers)"
+
+
+def _connect(last: str, first: str) -> Remedy:
+    return Remedy(
+        f"Connect {last} with {first}: no detach(), .data, numpy, argmax or no_grad() between them",
+        f"# in forward, between {last} and {first}: h = h, in place of h = h.detach()",
+        "PyTorch documentation, autograd mechanics",
+        f"{last} and the layers before it get gradients",
+    )
+
+
+def _freeze(names: Sequence[str]) -> Remedy:
+    def freeze(model: object, optimizer: object) -> None:
+        remedies.freeze(model, names)
+
+    return Remedy(
+        "Or freeze them, if that is meant",
+        f"for name in {remedies.names_code(names)}:\n    model.get_submodule(name).requires_grad_(False)",
+        effect="nothing changes but that it is said",
+        treatment=freeze,
+    )
+
+
+def _history(rows: int, missing: dict[str, float], called: bool = True) -> History:
+    facts = Facts(
+        layers=tuple(Layer(name, "linear", called=called or not value) for name, value in missing.items()),
+        parameters=tuple(Parameter(f"{name}.weight", name, (4, 4), "weight") for name in missing),
+    )
+    readings = {f"{name}.weight": [value] * rows for name, value in missing.items()}
+    return History.of(facts, gradient_missing=readings, gradient_norm=[1.0] * rows, loss=[2.3] * rows)
+
+
+FIRES: tuple[History, ...] = (
+    _history(5, {"encoder": 1.0, "head": 0.0}),
+    History.of(gradient_missing={"fc.weight": [0.0] * 5}, gradient_norm=[0.0] * 5, loss=[0.7] * 5),
+)
+QUIET: tuple[History, ...] = (
+    _history(30, {"encoder": 0.0, "head": 0.0}),  # healthy
+    _history(30, {"encoder": 0.0, "expert": 1.0, "head": 0.0}, called=False),  # never called: a note
+    _history(3, {"encoder": 1.0, "head": 0.0}),  # too early
+    History.of(gradient_missing={"fc.weight": [0.0] * 9}, gradient_norm=[0.0] * 9, loss=[0.0] * 9),  # fits perfectly
+)

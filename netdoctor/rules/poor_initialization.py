@@ -22,13 +22,14 @@ def poor_initialization(
     history: History,
     *,
     depth: int = 5,  # weight layers to pass; shallower stacks bear any usual scheme (2 to 4 layers: 12 of 12 runs learn)
-    shrink: float = 1 / 6,  # of the signal over these; Kaiming and Xavier keep 0.19 and more, ReLU with 1/D 0.15 or less
+    shrink: float = 1
+    / 6,  # of the signal over these; Kaiming and Xavier keep 0.19 and more, ReLU with 1/D 0.15 or less
     growth: float = 3.0,  # of the signal over these; the lecture's 1.28x a layer make 3.4, Kaiming at most 1.6
     lost: float = 1e-2,  # of the signal after 3 layers: no usual scheme loses as much, but for sigmoids
     invisible: float = 1e-6,  # of the signal: beside a bias it drowns in float32's rounding (1e-7)
     agreement: float = 0.9,  # weight std over the ideal, or its inverse: else it is not the weights
     oversized: float = 3.0,  # weight std over the ideal: N(0, 1) at a fan-in of 18 and more; two such layers make 9x
-    patience: int = 100,  # steps without progress that put the blame on torch's default, which trains many deep nets
+    patience: int = 300,  # steps without progress that put the blame on torch's default, which trains many deep nets
 ) -> Iterator[Evidence | Skipped]:
     """The signal shrinks or grows from layer to layer at the start, because the weights are too small or too large.
 
@@ -76,6 +77,7 @@ def poor_initialization(
     stalled = course is not None and course.stalled and course.steps >= patience
     worst, ill, large = max(found, key=lambda each: (not each[0].default, abs(math.log(max(each[0].total, 1e-30)))))
     layers = tuple(dict.fromkeys((*ill, *(name for _, names, _ in found for name in names))))
+    outputs = {stack.layers[-1].name for stack, _, _ in found}
     bound = shrink if worst.total < 1 else growth
     yield Evidence(
         message=worst.describe(history, ill, scale=not large),
@@ -88,7 +90,10 @@ def poor_initialization(
             ),
         ),
         confidence=0.6 if worst.default else 0.95 if large or worst.total <= lost else 0.85,
-        remedies=(remedies.initialise(history.facts, layers), remedies.normalise(history.facts, layers)),
+        remedies=(
+            remedies.initialise(history.facts, layers),
+            remedies.normalise(history.facts, [name for name in layers if name not in outputs]),
+        ),
         severity=Severity.NOTE if worst.default and worst.total > invisible and not stalled else Severity.WARNING,
     )
 
@@ -123,20 +128,20 @@ class _Stack:
 
     def describe(self, history: History, ill: list[str], scale: bool) -> str:
         names = [layer.name for layer in self.layers]
-        worst = max((names.index(name) for name in ill), key=lambda place: abs(math.log(self.ideal[place])))
+        worst = max((names.index(name) for name in ill), key=lambda place: round(abs(math.log(self.ideal[place])), 1))
         layer, std = self.layers[worst], self.stds[worst]
         ideal = remedies.ideal_std(layer)
-        text = ""
         if scale:
             signal = history.first("activation_signal") or history.first("activation_rms")
-            factor = self.total ** (1 / (len(names) - 1))
-            first, last = (_number(signal.get(name, 0.0)) for name in (names[0], names[-1]))
+            traced = self.total > 1e-12  # else it fell below float32, and the weights tell
+            factor = self.total ** (1 / (len(names) - 1)) if traced else _mean(self.ideal[:-1])
+            first, last = (signal.get(name, 0.0) for name in (names[0], names[-1]))
             verb = "shrink" if factor < 1 else "grow"
-            text = f"Activations {verb} to {factor:.2f}× per layer: std {first} → {last} over {len(names)} layers. "
+            text = f"Activations {verb} to {factor:.2g}× per layer: std {first:.2g} → {last:.2g} over {len(names)} layers. "
         else:
             text = f"Weights of {len(ill)} layers are up to {std / ideal:.1f}× too large. "
-        function = layer.nonlinearity if layer.nonlinearity not in ("", "identity") else "linear"
-        text += f"Weight std of {layer.name} is {_number(std)}; {_number(ideal)} keeps the variance "
+        function = layer.nonlinearity if layer.nonlinearity in remedies.GAINS else "linear"
+        text += f"Weight std of {layer.name} is {std:.3g}; {ideal:.3g} keeps the variance "
         text += f"({function}, fan-in {layer.fan_in})."
         gradient = history.first("activation_gradient_rms")
         first_rms, last_rms = gradient.get(names[0], 0.0), gradient.get(names[-1], 0.0)
@@ -190,10 +195,6 @@ def _mean(ratios: list[float]) -> float:
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if min(ratios, default=0.0) > 0 else 0.0
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1e-2 else f"{value:.4f}" if value < 0.05 else f"{value:.2f}"
-
-
 def _history(std: float, signals: list[float], loss: list[float] | None = None) -> History:
     """Of a stack of linear layers of width 100, with ``signals`` at their inputs."""
     names = [f"layers.{i}" for i in range(len(signals))]
@@ -221,7 +222,7 @@ FIRES: tuple[History, ...] = (
     _history(0.2, [2.0**i for i in range(7)]),
     _history(1.0, [1.0, 10.0, 100.0]),  # N(0, 1)
     _history(0.0577, DEFAULT),  # a note
-    _history(0.0577, DEFAULT, [2.3] * 150),  # the default, stalled
+    _history(0.0577, DEFAULT, [2.3] * 400),  # the default, stalled
 )
 QUIET: tuple[History, ...] = (
     _history(0.1, [1.0] * 7),  # healthy

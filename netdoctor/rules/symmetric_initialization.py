@@ -62,7 +62,10 @@ def symmetric_initialization(
         message=f"{sentence[0].upper()}{sentence[1:]} after {len(seen) - 1} measured updates, first in {layers[0]}.",
         layers=layers,
         readings=(
-            *(Reading(f"spread between units of {p.name}", _last(history, "unit_spread", p.name), equal) for p in copies),
+            *(
+                Reading(f"spread between units of {p.name}", _last(history, "unit_spread", p.name), equal)
+                for p in copies
+            ),
             *(Reading(f"rms of {p.name}", 0.0, unit="w") for p in zeros),
         ),
         confidence=0.95,

@@ -9,7 +9,20 @@ from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("poor-initialization", "learning-rate-too-large", "exploding-gradient", "non-finite", "saturated-units", "dead-units", "covariate-shift", "loss-plateau", "not-learning"))
+@rule(
+    Severity.WARNING,
+    explains=(
+        "poor-initialization",
+        "learning-rate-too-large",
+        "exploding-gradient",
+        "non-finite",
+        "saturated-units",
+        "dead-units",
+        "covariate-shift",
+        "loss-plateau",
+        "not-learning",
+    ),
+)
 def unnormalized_input(history: History) -> Iterator[Evidence | Skipped]:
     """Stub."""
     yield Skipped("not written yet")

@@ -10,7 +10,7 @@ import numpy as np
 
 from netdoctor import remedies
 from netdoctor.depth import Profile, profile
-from netdoctor.facts import Facts
+from netdoctor.facts import Facts, Layer, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -25,6 +25,7 @@ def vanishing_gradient(
     *,
     severe: float = 1e-4,  # first over last layers; measured: healthy ≥ 0.02, 8 sigmoid layers 1e-5, both 3 seeds
     low: float = 1e-2,  # the same, where nothing is learned; measured: 5 sigmoid layers 3.6e-3 (AutoTrainer: 1e-3)
+    adaptive: float = 1e-3,  # the same with Adam and its kin, which divide the scale out; measured: 1.5e-3 still learns
     patience: int = 50,  # steps without learning before ``low`` counts (slow healthy starts last up to 100)
     samples: int = 3,  # fewest readings: the first step alone misleads with zero-initialised layers
 ) -> Iterator[Evidence | Skipped]:
@@ -52,7 +53,9 @@ def vanishing_gradient(
     both = np.fmax(depth.ratio, depth.output_ratio)
     first = float(both[: max(1, len(both) // 4)].max())
     underflow = first == 0 and not ((both > 0) & (both < severe)).any()  # cut off, not shrunk: another disease
-    if not first < low or underflow:
+    scaled = any(group.optimizer.startswith(remedies.ADAPTIVE) for group in history.facts.groups)
+    bound = adaptive if scaled else low
+    if not first < bound or underflow:
         return
     state = progress(history)
     if state is not None and state.learned:
@@ -60,7 +63,7 @@ def vanishing_gradient(
     stalled = state is not None and state.stalled and history.step >= patience
     if not (stalled or (first < severe and (state is not None or history.step <= patience))):
         return
-    early = int(np.argmax(both >= (low if first >= severe else severe))) or 1
+    early = int(np.argmax(both >= (bound if first >= severe else severe))) or 1
     start, end = depth.weights[0], depth.weights[-1]
     factor = float(max(both[0], 1e-45) ** (1 / (len(both) - 1)))
     yield Evidence(
@@ -68,8 +71,8 @@ def vanishing_gradient(
         f"{start:.2g} at {depth.layers[0]}, {depth.ratio[0]:.1g} of the last layers (healthy: 0.1 … 3)",
         layers=depth.layers[:early],
         readings=(
-            Reading("gradient of the first over the last weights", float(depth.ratio[0]), low, "", depth.steps),
-            Reading("the same of the outputs", float(depth.output_ratio[0]), low, "", depth.steps),
+            Reading("gradient of the first over the last weights", float(depth.ratio[0]), bound, "", depth.steps),
+            Reading("the same of the outputs", float(depth.output_ratio[0]), bound, "", depth.steps),
         ),
         confidence=0.95 if first < severe else 0.8,
         remedies=cures(history, depth),
@@ -105,7 +108,9 @@ def rectify(facts: Facts, layers: Sequence[str]) -> Remedy:
     """ReLU in place of the bounded nonlinearities between ``layers``, and weights that fit it."""
     places = {layer.name: index for index, layer in enumerate(facts.layers)}
     end = places[layers[-1]]
-    modules = tuple(layer.name for layer in facts.layers[:end] if layer.function in BOUNDED and layer.kind == "activation")
+    modules = tuple(
+        layer.name for layer in facts.layers[:end] if layer.function in BOUNDED and layer.kind == "activation"
+    )
     code = "# in forward: torch.relu in place of torch.sigmoid and torch.tanh\n"
     if modules:
         code = f"for name in {remedies.names_code(modules)}:\n    model.set_submodule(name, nn.ReLU())\n"
@@ -130,8 +135,6 @@ def _rectify(model: Any, optimizer: Any, *, modules: tuple[str, ...], layers: tu
 
 
 def _history(gradients: Sequence[float], loss: Sequence[float], function: str = "sigmoid") -> History:
-    from netdoctor.facts import Layer, Parameter
-
     names = [f"layers.{index}" for index in range(len(gradients))]
     facts = Facts(
         layers=tuple(Layer(name, "linear", "Linear", "", 64, 64, 64, function) for name in names),
@@ -140,7 +143,9 @@ def _history(gradients: Sequence[float], loss: Sequence[float], function: str = 
     count = len(loss)
     weights = {f"{name}.weight": [value] * count for name, value in zip(names, gradients, strict=True)}
     outputs = {name: [value] * count for name, value in zip(names, gradients, strict=True)}
-    return History.of(facts, gradient_rms=weights, activation_gradient_rms=outputs, loss=loss, constant_loss=[2.3] * count)
+    return History.of(
+        facts, gradient_rms=weights, activation_gradient_rms=outputs, loss=loss, constant_loss=[2.3] * count
+    )
 
 
 FIRES: tuple[History, ...] = (

@@ -1,0 +1,102 @@
+"""no-gradient on real runs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import netdoctor
+from netdoctor.findings import Evidence, Severity
+from netdoctor.history import History
+from netdoctor.rules.no_gradient import FIRES, QUIET, no_gradient
+
+X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+
+
+class Model(nn.Module):
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16))
+        self.pooler = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 1 if fault == "softmax" else 2)
+        self.fault = fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.encoder(x)
+        if self.fault == "detach":
+            h = h.detach()
+        if self.fault == "pooler":
+            self.pooler(h)
+        else:
+            h = h + self.pooler(h)
+        out = self.head(h.relu())
+        return torch.softmax(out, 1) if self.fault == "softmax" else out
+
+
+def train(model: nn.Module, steps: int = 10) -> History:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with netdoctor.watch(model, reporters=[], every=1) as monitor:
+        for _ in range(steps):
+            out = model(X)
+            loss = F.cross_entropy(out, Y) if out.shape[1] > 1 else F.binary_cross_entropy(out[:, 0], Y.float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        monitor.diagnose()
+        return monitor.history
+
+
+def found(history: History, least: Severity = Severity.WARNING) -> list[Evidence]:
+    answers = [answer for answer in no_gradient(history) if isinstance(answer, Evidence)]
+    return [answer for answer in answers if (answer.severity or no_gradient.severity) >= least]
+
+
+@pytest.mark.parametrize("history", FIRES)
+def test_fires(history: History) -> None:
+    assert found(history)
+
+
+@pytest.mark.parametrize("history", QUIET)
+def test_quiet(history: History) -> None:
+    assert not found(history)
+
+
+def test_detached_encoder_is_found_within_five_steps_and_can_be_frozen() -> None:
+    model = Model("detach")
+    (evidence,) = found(train(model, 5))
+    assert evidence.layers == ("encoder.0", "encoder.2")
+    assert "between encoder.2 and pooler" in evidence.message
+    evidence.remedies[1].apply(model)
+    assert not model.encoder[0].weight.requires_grad
+    assert not found(train(model, 5))
+
+
+def test_output_that_nobody_uses_is_a_note() -> None:
+    history = train(Model("pooler"), 25)
+    assert not found(history)
+    (note,) = found(history, Severity.NOTE)
+    assert note.layers == ("pooler",)
+
+
+def test_softmax_over_one_unit() -> None:
+    (evidence,) = found(train(Model("softmax")))
+    assert "softmax over one unit" in evidence.message
+    assert evidence.layers == ("head",)
+
+
+def test_healthy_and_two_optimizers() -> None:
+    assert not found(train(Model(), 25), Severity.NOTE)
+    model = nn.ModuleDict({"generator": nn.Linear(4, 8), "critic": nn.Linear(8, 1)})
+    optimizers = {name: torch.optim.SGD(part.parameters(), lr=0.1) for name, part in model.items()}
+    with netdoctor.watch(model, reporters=[], every=1) as monitor:
+        for _ in range(25):
+            for name, optimizer in optimizers.items():
+                fake = model["generator"](X[:, :4])
+                fake = fake.detach() if name == "critic" else fake
+                for other in optimizers.values():
+                    other.zero_grad()
+                F.softplus(model["critic"](fake)).mean().backward()
+                optimizer.step()
+        monitor.diagnose()
+        assert not found(monitor.history, Severity.NOTE)

@@ -1,0 +1,136 @@
+"""weights-not-updated on real runs."""
+
+import copy
+from collections.abc import Iterable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import netdoctor
+from netdoctor.findings import Evidence, Finding, Severity
+from netdoctor.history import History
+from netdoctor.rules.weights_not_updated import FIRES, QUIET, weights_not_updated
+
+X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+SLUG = "weights-not-updated"
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def backward(model: nn.Module) -> None:
+    F.cross_entropy(model(X), Y).backward()
+
+
+def told(findings: Iterable[Finding], least: Severity = Severity.WARNING) -> list[Finding]:
+    return [finding for finding in findings if finding.rule == SLUG and finding.severity >= least]
+
+
+@pytest.mark.parametrize("history", FIRES)
+def test_fires(history: History) -> None:
+    answers = [a for a in weights_not_updated(history) if isinstance(a, Evidence)]
+    assert max(a.severity or Severity.ERROR for a in answers) >= Severity.WARNING
+
+
+@pytest.mark.parametrize("history", QUIET)
+def test_quiet(history: History) -> None:
+    assert not any(isinstance(answer, Evidence) for answer in weights_not_updated(history))
+
+
+def test_optimizer_of_another_copy_is_found_and_takes_over() -> None:
+    old = network()
+    optimizer = torch.optim.Adam(old.parameters(), lr=0.01)
+    model = copy.deepcopy(old)
+    with netdoctor.watch(model, reporters=[]) as monitor:
+        for _ in range(25):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+        (finding,) = told(monitor.findings)
+        assert finding.severity is Severity.ERROR
+        before = float(F.cross_entropy(model(X), Y))
+        finding.remedies[0].apply(model, optimizer)
+        for _ in range(100):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+        assert float(F.cross_entropy(model(X), Y)) < before / 2
+        assert not told(monitor.diagnose().findings)
+
+
+def test_forgotten_step_is_found() -> None:
+    model = network()
+    torch.optim.SGD(model.parameters(), lr=0.1)
+    with netdoctor.watch(model, reporters=[]) as monitor:
+        for _ in range(60):
+            backward(model)
+        assert not told(monitor.findings)
+        for _ in range(60):
+            backward(model)
+        (finding,) = told(monitor.findings)
+        assert "100 backward passes" in finding.message
+
+
+@pytest.mark.parametrize("loop", ["accumulation", "by hand", "another model"])
+def test_healthy_loops_without_an_early_step(loop: str) -> None:
+    model, other = network(), network()
+    optimizer = torch.optim.SGD((other if loop == "another model" else model).parameters(), lr=0.1)
+    with netdoctor.watch(model, reporters=[]) as monitor:
+        for step in range(1, 257):
+            backward(other if loop == "another model" else model)
+            if loop == "by hand":
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter.data -= 0.1 * parameter.grad
+                    parameter.grad = None
+            elif loop == "another model" or step % 64 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+        assert not told(monitor.diagnose().findings, Severity.NOTE)
+        assert not told(monitor.findings, Severity.NOTE)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, warm_up: int = 0) -> list[Finding]:
+    with netdoctor.watch(model, reporters=[], every=5) as monitor:
+        for step in range(steps):
+            if warm_up:
+                optimizer.param_groups[0]["lr"] = 0.1 * (step >= warm_up)
+            x = X.to(next(model.parameters()).dtype)
+            loss = F.cross_entropy(model(x).float(), Y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        monitor.diagnose()
+        return list(monitor.findings)
+
+
+def test_learning_rate_zero_is_an_error_and_a_warm_up_from_zero_is_not() -> None:
+    model = network()
+    (finding,) = told(train(model, torch.optim.SGD(model.parameters(), lr=0.0), 80))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    exec(finding.remedies[0].code, {"optimizer": optimizer})
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    model = network()
+    assert not told(train(model, torch.optim.SGD(model.parameters(), lr=0.0), 100, warm_up=50), Severity.NOTE)
+
+
+def test_half_precision_weights_that_round_every_step_away() -> None:
+    model = network().to(torch.bfloat16)
+    (finding,) = told(train(model, torch.optim.SGD(model.parameters(), lr=1e-4), 60))
+    assert "number format" in finding.message
+    finding.remedies[0].apply(model)
+    assert next(model.parameters()).dtype is torch.float32
+    assert not told(train(model, torch.optim.SGD(model.parameters(), lr=1e-4), 60))
+
+
+def test_parameters_of_no_optimizer_are_a_note() -> None:
+    model = network()
+    findings = train(model, torch.optim.SGD(model[2].parameters(), lr=0.1), 60)
+    assert not told(findings)
+    (note,) = told(findings, Severity.NOTE)
+    assert note.layers == ("0",)
