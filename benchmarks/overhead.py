@@ -1,9 +1,9 @@
 """What watching costs: the time of a watched step over that of an unwatched one, paired in one process.
 
-Twins of one model train on the same batches, a step of each in turn, so that whatever else the machine does hits all of
-them alike. Each round gives the ratio of the watched twin's step to the unwatched one's. Steps that netdoctor samples and
-steps that it does not are two kinds; the cost is the median ratio of each kind, weighted by how often it occurs, with a
-bootstrap interval over rounds. So a rare sampled step counts in full and a hiccup of the machine does not.
+Twins of one model train on the same batches, a step of each in turn, so that whatever else the machine does hits all
+of them alike. Each round gives the ratio of the watched twin's step to the unwatched one's. Steps that netdoctor
+samples and steps that it does not are two kinds; the cost is the median ratio of each kind, weighted by how often it
+occurs, with a bootstrap interval over rounds. So a rare sampled step counts in full and a hiccup of the machine does not.
 
     python benchmarks/overhead.py [--steps 300] [--models "mlp 6x1024"] [--settings default every=1 wandb]
 """
@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import MODELS
 from numpy.typing import NDArray
 from torch import nn
 
 import netdoctor
+from benchmarks.models import MODELS
 
 Array = NDArray[np.float64]
 WARM_UP = 50  # steps before counting: netdoctor samples densely there

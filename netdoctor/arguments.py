@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from netdoctor.reporters import Reporter
@@ -23,6 +24,9 @@ def check_model(model: object) -> None:
         raise TypeError(f"watch() takes a torch.nn.Module, not {type(model).__name__}: pass the model itself")
     if not any(True for _ in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train and nothing to watch")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(f"{name!r} is lazy and has no shape yet: pass one batch through the model before watch()")
 
 
 def check_optimizer(optimizer: object) -> None:
@@ -62,12 +66,18 @@ def chosen_rules(rules: Iterable[str | Rule] | None, ignore: Iterable[str]) -> t
     ignored = set(ignore)
     chosen: list[Rule] = []
     for given in ALL if rules is None else rules:
-        if isinstance(given, str) and given not in catalogue:
-            raise nearest(given, catalogue, "rule")
-        chosen.append(catalogue[given] if isinstance(given, str) else given)
-    for slug in ignored - set(catalogue):
-        raise nearest(slug, catalogue, "rule")
+        chosen.append(given if isinstance(given, Rule) else catalogue[_slug(given, catalogue)])
+    for slug in ignored:
+        _slug(slug, catalogue)
     return tuple(rule for rule in chosen if rule.slug not in ignored)
+
+
+def _slug(given: object, catalogue: Iterable[str]) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"a rule is given by its slug, such as 'dead-units', not as {type(given).__name__}")
+    if given not in catalogue:
+        raise nearest(given, catalogue, "rule")
+    return given
 
 
 def chosen_layers(modules: dict[str, nn.Module], patterns: Iterable[str] | None) -> dict[str, nn.Module]:
@@ -77,6 +87,8 @@ def chosen_layers(modules: dict[str, nn.Module], patterns: Iterable[str] | None)
         raise TypeError(f"layers takes a list of patterns, not the string {patterns!r}: write [{patterns!r}]")
     chosen: dict[str, nn.Module] = {}
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"layers are given by patterns of names, such as 'encoder.*', not as {type(pattern).__name__}")
         matching = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
         if not matching:
             raise nearest(pattern, modules, "layer that matches")

@@ -125,8 +125,8 @@ def loss_noise(history: History) -> float:
     return noise(history.series("loss")[1])
 
 
-def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats]:
-    """Sampled steps, and in each the median over the weights of the norm of the update over that of the weight.
+def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Sampled steps, and in each the norm of the update over that of the weight: median and largest over the weights.
 
     Biases, norms, embeddings, frozen parameters and those that began at zero are left out: their ratio tells nothing.
     """
@@ -139,5 +139,10 @@ def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats]:
     ]
     ratios = table.values[:, chosen]
     ratios[~np.isfinite(ratios)] = np.nan
-    seen = ~np.isnan(ratios).all(1) if chosen else np.zeros(len(table), bool)
-    return table.steps[seen], np.nanmedian(ratios[seen], 1) if seen.any() else np.zeros(0, np.float32)
+    ratios.sort(1)  # NaN last
+    count = np.isfinite(ratios).sum(1)
+    rows = np.flatnonzero(count)
+    ratios, count = ratios[rows], count[rows]
+    at = np.arange(len(rows))
+    median = (ratios[at, (count - 1) // 2] + ratios[at, count // 2]) / 2
+    return table.steps[rows], median, ratios[at, count - 1]

@@ -27,6 +27,8 @@ from netdoctor.probes.stray import StrayPasses
 from netdoctor.statistics import STATISTICS
 
 KEPT = 256  # losses kept on the device before they are fetched
+IDLE = 50  # steps without one of several optimizers, after which it is not waited for
+BURSTS = 8  # steps sampled out of turn after a NaN or Inf loss
 LOCATED = 8  # losses that are traced back when they are NaN or Inf
 
 
@@ -69,13 +71,14 @@ class Recorder:
         self._holdings = optimizers.Holdings()
         self._losses = TrainingLosses()
         self._stray: StrayPasses | None = StrayPasses([tensor for tensor, _ in parameters.values()])
+        self._bursts = 0  # steps sampled out of turn
         self._located = 0  # losses whose NaN or Inf was traced back
         self._non_finite = False  # whether the loss was NaN or Inf at the last look
         self._validation = ValidationLosses()
         self._columns = tuple(layer.name for layer in layers)  # of the history: in order of execution once it is known
         self._order = np.arange(len(layers))  # slot of each column
-        self._stepped: set[int] = set()  # optimizers that have made the present step
-        self._optimizers: set[int] = set()  # all that hold parameters of the model
+        # The latest step of each optimizer that holds parameters of the model.
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
         self._spent = 0.0
         if optimizer is not None:
@@ -86,10 +89,11 @@ class Recorder:
         optimizers.listen(self)
 
     def close(self) -> None:
-        """Remove every hook."""
+        """Remove every hook and let go of the parameters."""
         losses.unlisten(self)
         optimizers.unlisten(self)
         self._activations.detach()
+        self._parameters = ParameterProbe({})
 
     def flush(self) -> None:
         """Move what is kept on the device into the history; this waits for it, so it is done rarely."""
@@ -137,9 +141,12 @@ class Recorder:
         self._spent += perf_counter() - start
 
     def evaluated(self, function: str, loss: Tensor, size: int) -> None:
-        model = self._model()
-        if model is not None and not (model.training and self._activations.last_pass_with_gradients):
-            self._validation.add(function, loss, size)
+        try:
+            model = self._model()
+            if model is not None and not (model.training and self._activations.last_pass_with_gradients):
+                self._validation.add(function, loss, size)
+        except Exception as error:  # noqa: BLE001
+            self._fail("validation losses", error)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = perf_counter()
@@ -152,11 +159,9 @@ class Recorder:
                 if self._stray is None and self.history.facts.unstepped:
                     self.history.facts = self.history.facts.with_changes(unstepped=0)
             if held:
-                if id(optimizer) in self._stepped or not self.step:
-                    self._stepped.clear()
+                if not self.step or self._optimizers.get(optimizer) == self.step:
                     self.step += 1
-                self._stepped.add(id(optimizer))
-                self._optimizers.add(id(optimizer))
+                self._optimizers[optimizer] = self.step
                 if self._sampled or self._prelude:
                     changed = self._see_before(held, args, kwargs)
         except Exception as error:  # noqa: BLE001
@@ -169,10 +174,11 @@ class Recorder:
         try:
             held = self._holdings.of(optimizer, self._names)
             if held:
-                self._losses.after_step(self.step, id(optimizer))
+                at_work = [o for o, last in self._optimizers.items() if self.step - last <= IDLE]
+                self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
                 if self._sampled:
                     self._measure(held)
-                if len(self._stepped) >= len(self._optimizers):
+                if all(self._optimizers[other] == self.step for other in at_work):
                     self._end(start)
                     return
         except Exception as error:  # noqa: BLE001
@@ -233,7 +239,8 @@ class Recorder:
             self._step_ended()
         elif self._losses.waiting >= KEPT:
             self._losses.flush(self.history)
-        if self._losses.non_finite:
+        if self._losses.non_finite and self._bursts < BURSTS:
+            self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
         self._plan()
 

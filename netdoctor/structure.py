@@ -71,6 +71,8 @@ class Path:
             return "cross-entropy" if kind == "nll" and after and after[0] == "LogSoftmaxBackward0" else kind
         if "LogSoftmaxBackward0" in names:  # torch's kl_div is made of these too: xlogy(t, t) - t * log p
             return "kl-div" if "SubBackward0" in names else "cross-entropy"
+        while names and names[0] in ("MulBackward0", "DivBackward0"):  # a factor on the whole
+            names = names[1:]
         if "SubBackward0" in names and names[0] in ("MeanBackward0", "SumBackward0"):
             if "PowBackward0" in names or "MulBackward0" in names:
                 return "mse"

@@ -88,12 +88,14 @@ class TrainingLosses:
         """Any optimizer begins a step."""
         self._stepping = self._stale = True
 
-    def after_step(self, step: int, optimizer: int) -> None:
-        """An optimizer (by ``id``) of the model has made a step."""
+    def after_step(self, step: int, optimizer: int, alone: bool = False) -> None:
+        """An optimizer (by ``id``) of the model has made a step, ``alone`` where it is the only one at work."""
         self._stepping = False
         if not self._open or self._taken is self._open:
             return
         self._taken = self._open
+        if alone:
+            self._columns = {optimizer: ""}  # it may have come in place of another
         column = self._columns.get(optimizer)
         if column is None:
             column = self._columns[optimizer] = f"optimizer {len(self._columns) + 1}" if self._columns else ""

@@ -33,6 +33,8 @@ class ForwardHook:
         self.slot = slot
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():  # first: a guard on what follows would compile the model again
+            return
         probe = self.probe
         if probe is None or not probe.on:
             return
@@ -52,6 +54,8 @@ class PassHook:
         self.probe = probe
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
         probe = self.probe
         if probe is not None:
             probe.passes += 1
@@ -186,7 +190,7 @@ class ActivationProbe:
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
             if self.tracing and produced.grad_fn is not None:
-                self.nodes[produced.grad_fn] = slot
+                self.nodes.setdefault(produced.grad_fn, slot)  # a container's output is its last layer's
             produced.register_hook(GradientHook(self, slot, axis))
 
     def _sample_input(self, slot: int, given: Tensor) -> None:

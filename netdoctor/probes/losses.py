@@ -94,7 +94,7 @@ def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def loss_function(input: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(input, *args, **kwargs)
-        if torch.is_grad_enabled() or not _listeners or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _listeners:
             return loss
         if isinstance(loss, Tensor) and isinstance(input, Tensor) and input.ndim:
             for listener in tuple(_listeners):

@@ -99,7 +99,9 @@ class Holdings:
             names: Name of each of the model's parameters by ``id``.
         """
         reference, size, held = self._known.get(id(optimizer), (None, 0, {}))
-        if reference is not None and reference() is optimizer and size == len(optimizer.param_groups):
+        if reference is None or reference() is not optimizer:  # new, perhaps where another one was
+            size, held = 0, {}
+        elif size == len(optimizer.param_groups):
             return held
         for index, group in enumerate(optimizer.param_groups[size:], start=size):
             mine = [names[id(p)] for p in group["params"] if id(p) in names]
@@ -117,17 +119,22 @@ class Holdings:
         rates = []
         for reference, index in self._sources:
             optimizer = reference()
-            rates.append(float("nan") if optimizer is None else float(optimizer.param_groups[index].get("lr", "nan")))
+            rates.append(float("nan") if optimizer is None else _number(optimizer.param_groups[index].get("lr")))
         return rates
 
 
 def _describe(optimizer: Optimizer, index: int) -> Group:
     group = optimizer.param_groups[index]
-    momentum = group.get("momentum", group.get("betas", (0.0,))[0])
+    momentum = group.get("momentum", (group.get("betas") or (0.0,))[0])
     return Group(
         type(optimizer).__name__,
         index,
-        float(group.get("lr", "nan")),
-        float(group.get("weight_decay", 0.0)),
-        float(momentum),
+        _number(group.get("lr")),
+        _number(group.get("weight_decay", 0.0)),
+        _number(momentum),
     )
+
+
+def _number(value: Any) -> float:
+    """NaN where an optimizer has no such setting or finds it by itself (Adafactor's learning rate)."""
+    return float("nan") if value is None else float(value)

@@ -64,7 +64,9 @@ class Schedule:
 
     def tick(self, now: float, own: float) -> None:
         """A step ended at ``now`` seconds, of which netdoctor took ``own``."""
-        if self._last:
+        if not self._last:
+            self.seconds += own  # how long the first step took is not known
+        else:
             self.seconds += now - self._last
             self._durations.append(max(now - self._last - own, 0.0))
         self._last = now
@@ -77,4 +79,4 @@ class Schedule:
     @property
     def overhead(self) -> float:
         spent = self.sampling.spent + self.judging.spent
-        return spent / self.seconds if self.seconds > 0 else 0.0
+        return min(spent / self.seconds, 1.0) if self.seconds > 0 else 0.0

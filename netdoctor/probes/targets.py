@@ -98,8 +98,9 @@ class Targets:
             torch.stack((columns.sum(0), columns.square().sum(0), torch.ones_like(columns).sum(0)))
         )
         self.rms = (squares / count).mean().sqrt()
-        variance = (squares / count - (total / count).square()).clamp_min(0) * count / (count - 1).clamp_min(1)
-        return variance.mean()
+        biased = (squares / count - (total / count).square()).clamp_min(0)
+        variance: Tensor = (biased * count / (count - 1).clamp_min(1)).mean()
+        return variance
 
     def _absolute(self, node: Node) -> tuple[Tensor, float] | None:
         columns = self._columns(node._saved_target)

@@ -51,8 +51,8 @@ def exploding_gradient(
         return
     losses = history.series("loss")[1]
     lost = bool(len(history.table("non_finite_loss"))) and not np.isfinite(_last(history, "loss"))
-    start = float(np.median(losses[:3])) if len(losses) else float("nan")
-    risen = lost or (len(losses) > 1 and float(losses[-3:].max()) > loss_growth * abs(start))
+    start = float(abs(losses[0])) if len(losses) else 0.0
+    risen = lost or (len(losses) > 1 and float(losses[-3:].max()) > loss_growth * start)
     cut = _cut(history)
     if risen and not (cut is not None and np.median(cut) > 2):
         yield from _blown_up(history, norms, growth, update, loss_growth, lost)
@@ -134,8 +134,8 @@ def scaled_target(history: History, bound: float = 10.0) -> bool:
 def _clipped(norms: NDArray[np.float32], cut: NDArray[np.float64], bound: float) -> Evidence:
     factor, usual = float(np.median(cut)), float(np.median(norms[-8:]))
     return Evidence(
-        message=f"Clipping cuts every gradient {factor:.0f}×, from a norm of {usual:.3g}: it sets the step, and the model "
-        "does not learn",
+        message=f"Clipping cuts every gradient {factor:.0f}×, from a norm of {usual:.3g}: it sets the step, and the "
+        "model does not learn",
         readings=(Reading("gradient norm before over after clipping", factor, bound),),
         confidence=0.6,
         remedies=(remedies.clip_gradients(float(f"{usual:.2g}")),),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
@@ -31,15 +32,15 @@ def learning_rate_too_large(
     history: History,
     *,
     large: float = 0.1,  # ‖Δw‖/‖w‖ of one step (TheDeepChecker, torchmortem); medians of healthy programs end at 0.1
-    replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: above, what was initialised is gone (healthy: 0.35 at most)
+    replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: above, what was initialised is gone; only with a jump (a healthy linear model: 0.7)
     jump: float = 2.0,  # times the first loss and the constant prediction's: above, the loss is blown up
     opposed: float = -0.1,  # cosine of successive gradients: −0.3 at 5 times the best rate of an MLP on digits
-    growing: float = 0.5,  # cosine: above, each step repeats the last one, which is momentum or a missing zero_grad
+    growing: float = 0.5,  # cosine: above, steps repeat each other: a missing zero_grad, or ascent
     short: float = 0.5,  # of the constant prediction's loss: a run below it learns well, edge of stability or not
     target: float = 1e-2,  # ‖Δw‖/‖w‖ to aim at, 9e-3 at the best rate of an MLP on digits
     patience: int = 20,  # steps before a loss that is not blown up is judged
 ) -> Iterator[Evidence | Skipped]:
-    """Updates are large against the weights, and the loss blows up, is lost, or bounces while gradients oppose each other.
+    """Updates are large against the weights, and the loss blows up, is lost, or bounces between opposing gradients.
 
     ## What it looks at
     ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised ones); the cosine of
@@ -58,7 +59,7 @@ def learning_rate_too_large(
     LeCun et al. 1998, Efficient BackProp, section 4. Cohen et al. 2021, Gradient Descent on Neural Networks Typically
     Occurs at the Edge of Stability. Goyal et al. 2017 (warm-up).
     """
-    steps, updates = weight_updates(history)
+    steps, updates, _ = weight_updates(history)
     values = history.table("loss").values[:, 0] if history.table("loss").columns else np.zeros(0, np.float32)
     if history.facts.several_losses or len(updates) < 2 or len(values) < 3:
         yield Skipped("fewer than 2 updates or 3 losses seen, or several losses")
@@ -73,14 +74,14 @@ def learning_rate_too_large(
     constants = history.series("constant_loss")[1]
     reference = abs(float(constants[-1])) if len(constants) else abs(start)
     bound = jump * max(abs(start), reference)
-    worst, recent = float(finite.max()), float(finite[-5:].mean()) if run is None else run.recent
+    worst, recent = _sustained(finite), float(finite[-5:].mean()) if run is None else run.recent
     first, peak = float(updates[0]), float(updates.max())
     cosines = history.series("cosine")[1]
     cosine = float(np.mean(cosines[-30:])) if len(cosines) else 0.0
     early = float(np.mean(cosines[:20])) if len(cosines) else 0.0
     window = updates[steps > steps[-1] - max(50, history.step // 5)]
     now = float(np.median(window))
-    if early > growing or peak < large:
+    if early > growing or (early > growing / 2 and first < large / 10) or peak < large:
         return
     learned = run is not None and run.learned and recent < short * reference
     if lost:
@@ -90,13 +91,14 @@ def learning_rate_too_large(
     elif run is None or run.steps < patience or learned:
         return
     elif run.stalled:
-        what = f"the loss is {recent:.4g} after {run.steps} steps, no better than {run.reference:.4g} at the {_than(run.constant)}"
+        baseline = "at the start" if run.constant is None else "of the best constant prediction"
+        what = f"the loss is {recent:.4g} after {run.steps} steps, no better than the {run.reference:.4g} {baseline}"
     elif cosine < opposed and now >= large / 2:
         what = f"the loss bounces at {recent:.4g}"
     else:
         return
     typical = max(first, float(np.median(updates[: max(3, min(len(updates), 20))])))
-    factor = float(f"{min(max(target / typical, 1e-5), 0.3):.1g}")
+    factor = 1 / float(f"{min(max(typical / target, 3), 1e5):.1g}")
     table = history.table("learning_rate").values
     rate = float(np.nanmax(table[0])) if table.size else None
     lower = scale_learning_rate(factor, rate)
@@ -119,8 +121,11 @@ def learning_rate_too_large(
     )
 
 
-def _than(constant: float | None) -> str:
-    return "start" if constant is None else "best constant prediction"
+def _sustained(losses: NDArray[np.float64]) -> float:
+    """The largest loss that two of three successive steps reach: one unlucky batch is no blow-up."""
+    if len(losses) < 3:
+        return float(losses[-1])
+    return float(np.median(np.stack((losses[:-2], losses[1:-1], losses[2:])), 0).max())
 
 
 def _share(ratio: float) -> str:

@@ -18,8 +18,9 @@ from netdoctor.rules.base import rule
 def learning_rate_too_small(
     history: History,
     *,
-    ratio: float = 1e-4,  # ‖Δw‖/‖w‖, a tenth of the rule of thumb (CS231n: 1e-3); 2.4e-4 is the least of healthy runs
+    ratio: float = 1e-4,  # ‖Δw‖/‖w‖, a tenth of the rule of thumb (CS231n: 1e-3); least of 210 healthy runs before they learned: 6e-4
     target: float = 3e-3,  # ‖Δw‖/‖w‖ to aim at: the median of 22 healthy programs is 2e-3, the rule of thumb 1e-3
+    moved: float = 1e-3,  # ‖Δw‖/‖w‖: a weight that moves so much, now or earlier, shows that the rate is not the cause
     most: float = 1e4,  # factor at most in one go: beyond it the estimate is an extrapolation
     fall: float = 0.1,  # share of its first value that the loss may have lost: a run that falls more gets somewhere
     opposed: float = -0.1,  # cosine of successive gradients: below, they cancel, and small steps are not what is wrong
@@ -38,14 +39,14 @@ def learning_rate_too_small(
 
     ## When it is wrong
     A schedule that starts with a long constant, tiny rate. Fine-tuning, decayed rates and converged runs are not
-    flagged: their loss is below the constant prediction. Where saturated layers get no gradient the updates are small
-    too; the rules on initialisation and gradients then tell the cause.
+    flagged: their loss is below the constant prediction. Where only some layers stand still,
+    gradients are the cause, not the rate: nothing is said.
 
     ## References
     CS231n, Neural Networks 3, "Ratio of weights:updates". Smith 2017, Cyclical Learning Rates (the range test).
     """
     run = progress(history)
-    steps, updates = weight_updates(history)
+    steps, updates, largest = weight_updates(history)
     if run is None or len(updates) < samples or history.step < patience:
         yield Skipped("too early, or a loss that does not tell of learning")
         return
@@ -59,8 +60,9 @@ def learning_rate_too_small(
         return
     decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
     cosine = float(np.mean(history.series("cosine")[1][-50:])) if len(history.series("cosine")[1]) else 0.0
-    moved = (run.start - run.recent) / abs(run.start) if run.start else 0.0
-    if update >= ratio or run.learned or moved >= fall or cosine < opposed or decayed:
+    gone = (run.start - run.recent) / abs(run.start) if run.start else 0.0
+    stuck = float(np.median(largest[-samples:])) < moved and float(updates.max()) < moved
+    if not stuck or update >= ratio or run.learned or gone >= fall or cosine < opposed or decayed:
         return
     factor = _rounded(min(target / update, most))
     first, last = int(steps[-min(samples, len(steps))]), int(steps[-1])
@@ -74,7 +76,7 @@ def learning_rate_too_small(
         readings=(
             Reading("update over weight, median of the weights", update, ratio, steps=(first, last)),
             Reading("cosine of successive gradients", cosine, opposed, steps=(int(steps[0]), last)),
-            Reading("share of the loss gone", moved, fall, steps=(1, run.steps)),
+            Reading("share of the loss gone", gone, fall, steps=(1, run.steps)),
         ),
         confidence=0.95 if cosine > 0.1 and update < ratio / 5 else 0.8,
         remedies=(scale_learning_rate(factor, float(rates[-1]) if len(rates) else None), find_learning_rate()),
@@ -82,7 +84,7 @@ def learning_rate_too_small(
 
 
 def _rounded(factor: float) -> float:
-    """The factor, down to the next 1, 3, 10, 30 …"""
+    """The factor, down to the next of 1, 3, 10, 30 and so on."""
     power = 10.0 ** np.floor(np.log10(factor))
     return float(3 * power if factor >= 3 * power else power)
 

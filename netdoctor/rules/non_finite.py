@@ -31,6 +31,7 @@ CURES |= {"log2": CURES["log"], "log10": CURES["log"], "log1p": CURES["log"], "l
 def non_finite(
     history: History,
     *,
+    patience: int = 20,  # NaN losses that leave the weights finite: a gradient scaler needs 16 from 65536 down to 1
     growth: float = 10.0,  # × the first loss within 5 steps before: an overflow, of a run that diverges
 ) -> Iterator[Evidence | Skipped]:
     """The loss or the weights are NaN or Inf.
@@ -58,8 +59,12 @@ def non_finite(
     if not len(lost) and not len(bad):
         return
     first = int(lost.steps[0]) if len(lost) else int(weights.steps[(weights.values > 0).any(1)][0])
-    over = not len(bad) and (len(losses) and lost.steps[-1] < losses.steps[-1])
-    if over:
+    ongoing = len(lost) and lost.steps[-1] >= losses.steps[-1]
+    untouched = len(weights) and not len(bad) and weights.steps[-1] > first  # the step was skipped
+    scaled = history.facts.loss.nodes[:1] == ("MulBackward0",)  # a gradient scaler may skip this step: wait and see
+    if ongoing and len(lost) < patience and not len(bad) and not untouched and scaled:
+        return
+    if not len(bad) and (not ongoing or (untouched and len(lost) < patience)):
         times = len(lost)
         yield Evidence(
             message=f"The loss was NaN or Inf {'once' if times == 1 else f'{times} times'}, at step {first} first; "

@@ -1,19 +1,172 @@
-"""Stub."""
+"""The model learns the training set by heart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
-from netdoctor.findings import Evidence, Severity, Skipped
+import numpy as np
+
+from netdoctor.facts import Facts, Group, Layer, Loss
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.progress import progress
+from netdoctor.remedies import names_code
 from netdoctor.rules.base import rule
+from netdoctor.trends import noise
 
 
 @rule(Severity.WARNING, explains=())
-def overfitting(history: History) -> Iterator[Evidence | Skipped]:
-    """Stub."""
-    yield Skipped("not written yet")
+def overfitting(
+    history: History,
+    *,
+    patience: int = 3,  # validation passes after the best one, each of which must be worse
+    worse: float = 0.1,  # of the gain over a constant prediction: at most 0.007 in 210 healthy runs, 0.11 and more in overfitted ones
+    sigmas: float = 4.0,  # standard deviations of the noise from pass to pass
+) -> Iterator[Evidence | Skipped]:
+    """Validation loss rises away from its best value while the training loss goes on falling.
+
+    ## What it looks at
+    The mean loss of each validation pass (losses computed without gradients, or ``monitor.observe(val_loss=…)``)
+    against the best pass: the last three must all be worse by 4 standard deviations of the noise from pass to pass and
+    by a tenth of what the best pass gained over a constant prediction. The training loss must be lower than at the best
+    pass, and lower than the validation loss.
+
+    ## Why it matters
+    From the best step on the model gets worse on data it has not seen; what it still learns is the training set.
+
+    ## When it is wrong
+    The loss of a classifier can rise while its accuracy still improves: it becomes overconfident. A validation set from
+    another distribution. Dropout and augmentation raise the training loss and hide overfitting; they never feign it.
+
+    ## References
+    Prechelt 1998, Early Stopping, But When? Goodfellow et al. 2016, Deep Learning, chapter 7.
+    """
+    steps, values = history.series("val_loss")
+    run = progress(history)
+    if len(values) < patience + 1 or run is None:
+        yield Skipped(f"fewer than {patience + 1} validation losses, or a loss that does not tell of learning")
+        return
+    best = int(np.argmin(values))
+    if len(values) - 1 - best < patience:
+        return
+    low, last = float(values[best]), float(np.mean(values[-patience:]))
+    gain = max(run.reference - low, 0.1 * abs(run.reference))
+    bound = low + max(sigmas * noise(values), worse * gain)
+    when, losses = history.series("loss")
+    stretch = max(int(steps[-1] - steps[-2]), 1)
+    then = losses[np.abs(when - steps[best]) <= stretch]
+    now = losses[when > when[-1] - 2 * stretch]
+    if not len(then) or not len(now) or float(values[-patience:].min()) <= bound:
+        return
+    before, after = float(np.mean(then)), float(np.mean(now))
+    if after >= before or after >= last:
+        return
+    yield Evidence(
+        f"Validation loss rose from {low:.4g} at step {steps[best]} to {last:.4g} while training loss went from "
+        f"{before:.4g} to {after:.4g}; the gap is {last - after:.3g}.",
+        readings=(
+            Reading("validation loss, last passes", last, bound, "loss", steps=(int(steps[-patience]), int(steps[-1]))),
+            Reading("validation loss, best pass", low, None, "loss", steps=(int(steps[best]), int(steps[best]))),
+            Reading("training loss", after, before, "loss", steps=(int(steps[best]), run.steps)),
+        ),
+        confidence=0.95 if last - low > 2 * (bound - low) else 0.8,
+        remedies=(_stop(int(steps[best])), _weight_decay(history.facts), *_dropout(history.facts), _augment()),
+    )
 
 
-FIRES: tuple[History, ...] = ()
-QUIET: tuple[History, ...] = ()
+def _stop(step: int) -> Remedy:
+    return Remedy(
+        action=f"Stop at step {step}: keep the weights of the best validation pass",
+        code='best = float("inf")\n'
+        "# after each validation pass:\n"
+        "if val_loss < best:\n"
+        '    best = val_loss\n    torch.save(model.state_dict(), "best.pt")\n'
+        "# at the end:\n"
+        'model.load_state_dict(torch.load("best.pt"))',
+        source="Prechelt 1998, Early Stopping, But When?",
+        effect="the model of the best validation loss seen",
+    )
+
+
+def _weight_decay(facts: Facts) -> Remedy:
+    """Ten times the present decay; else the usual first value, which depends on how the optimizer applies it."""
+    now = max((group.weight_decay for group in facts.groups), default=0.0)
+    decoupled = any("AdamW" in group.optimizer for group in facts.groups)
+    value = min(10 * now, 1.0 if decoupled else 0.1) if now else (0.1 if decoupled else 1e-3)
+    return Remedy(
+        action=f"Raise the weight decay from {now:g} to {value:g}",
+        code=f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}',
+        source="Krogh & Hertz 1991; Loshchilov & Hutter 2019",
+        effect="smaller weights, a smoother function; begin the training anew with it",
+        treatment=partial(_decay, value=value),
+    )
+
+
+def _decay(model: Any, optimizer: Any, *, value: float) -> None:
+    if optimizer is None:
+        raise ValueError("this remedy changes the weight decay: pass the optimizer, remedy.apply(model, optimizer)")
+    for group in optimizer.param_groups:
+        group["weight_decay"] = value
+
+
+def _dropout(facts: Facts) -> tuple[Remedy, ...]:
+    """Dropout behind the hidden nonlinearities of linear layers; a higher rate where the model has dropout."""
+    source = "Srivastava et al. 2014, Dropout"
+    if any(layer.type.startswith("Dropout") for layer in facts.layers):
+        code = (
+            "for module in model.modules():\n    if isinstance(module, nn.Dropout):\n"
+            "        module.p = min(module.p + 0.2, 0.5)"
+        )
+        return (Remedy("Raise the dropout rate by 0.2, to 0.5 at most", code, source),)
+    linear = {layer.name for layer in facts.layers if layer.kind == "linear"}
+    hidden = [a.name for a in facts.layers if a.kind == "activation" and linear & set(a.inputs) and a.name][-2:]
+    if not hidden:
+        return ()
+    code = (
+        f"for name in {names_code(hidden)}:\n"
+        "    model.set_submodule(name, nn.Sequential(model.get_submodule(name), nn.Dropout(0.3)))"
+    )
+    return (Remedy(f"Put dropout 0.3 behind {', '.join(hidden)}", code, source, "units cannot rely on each other"),)
+
+
+def _augment() -> Remedy:
+    return Remedy(
+        action="Add data, or augment what is there (shifts, flips and crops of images, noise on features, mixup)",
+        code="weight = torch.distributions.Beta(0.2, 0.2).sample()\n"
+        "other = torch.randperm(len(x))\n"
+        "mixed = weight * x + (1 - weight) * x[other]\n"
+        "loss = weight * loss_fn(model(mixed), y) + (1 - weight) * loss_fn(model(mixed), y[other])",
+        source="Zhang et al. 2018, mixup",
+    )
+
+
+def _history(loss: list[float], val: list[float]) -> History:
+    facts = Facts(
+        layers=(
+            Layer("fc", "linear"),
+            Layer("relu", "activation", "ReLU", "relu", inputs=("fc",)),
+            Layer("out", "linear"),
+        ),
+        groups=(Group("Adam", 0, 1e-3),),
+        loss=Loss("cross-entropy"),
+    )
+    history = History.of(facts, loss=loss, constant_loss=[2.3] * len(loss))
+    every = len(loss) // len(val)
+    for index, value in enumerate(val):
+        history.record((index + 1) * every, "val_loss", [value])
+    return history
+
+
+_FALLING = [2.3 * 0.97**i for i in range(100)]
+FIRES: tuple[History, ...] = (
+    _history(_FALLING, [1.6, 1.3, 1.2, 1.25, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]),
+    _history(_FALLING, [1.5, 2.4, 2.6, 2.7, 2.8]),
+)
+QUIET: tuple[History, ...] = (
+    _history(_FALLING, [1.9, 1.4, 1.1, 0.8, 0.6, 0.5, 0.4, 0.35, 0.31, 0.3]),  # healthy
+    _history(_FALLING, [0.3, 0.1, 0.05, 0.06, 0.07, 0.06, 0.08, 0.07, 0.08, 0.08]),  # converged: worse by little
+    _history(_FALLING, [1.9, 1.2, 0.6, 1.1, 0.5, 1.2, 0.7, 1.0, 0.6, 1.1]),  # a small, noisy validation set
+    _history([2.3] * 20, [1.0, 1.2]),  # too early
+)

@@ -34,7 +34,8 @@ def symmetric_initialization(
 
     ## When it is wrong
     A zero-initialised last layer, residual branch or LoRA matrix gets different gradients for its units and leaves the
-    symmetry within a step, so it is not reported. Dropout breaks the symmetry too, slowly.
+    symmetry within a step, so it is not reported. Random biases and dropout break the symmetry too, slowly. Copies in
+    LSTM, GRU and attention are missed: their gates, or queries and keys, differ though the units of each do not.
 
     ## References
     Goodfellow et al. 2016, Deep Learning, section 8.4. TheDeepChecker, untrained-weight checks.
@@ -96,7 +97,7 @@ def _remedies(facts: Facts, layers: tuple[str, ...]) -> tuple[Remedy, ...]:
     """Random weights by the std of each layer; layers of several weights by torch's own scheme."""
     plain = [name for name in layers if facts.layer(name).kind in ("linear", "conv")]
     composed = [name for name in layers if name not in plain]
-    found = (remedies.initialise(facts, plain),) if plain else ()
+    found: tuple[Remedy, ...] = (remedies.initialise(facts, plain),) if plain else ()
     if composed:
         method = {name: _reset_method(facts.layer(name)) for name in composed}
         found += (
@@ -133,7 +134,8 @@ def _history(spread: dict[str, list[float]], **others: list[float]) -> History:
     names = [f"{name}.weight" for name in spread]
     given = {"weight_rms": 1.0, "update_ratio": 1e-3, "gradient_rms": 0.1}
     tables = {key: dict.fromkeys(names, others.get(key, [value] * readings)) for key, value in given.items()}
-    return History.of(_weights(*spread), unit_spread={f"{k}.weight": v for k, v in spread.items()}, **tables)
+    tables["unit_spread"] = {f"{name}.weight": values for name, values in spread.items()}
+    return History.of(_weights(*spread), None, **tables)
 
 
 NAN = float("nan")

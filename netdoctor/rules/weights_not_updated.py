@@ -43,13 +43,14 @@ def weights_not_updated(
     Jiang et al. 2025, TrainCheck (case accelerate-2665); Micikevicius et al. 2018, section 3.1, on fp16 updates.
     """
     facts = history.facts
-    if not history.step:
-        if facts.unstepped < elsewhere:
-            yield Skipped("no optimizer step of this model seen yet")
-        elif facts.steps_elsewhere >= elsewhere:
+    if facts.unstepped >= elsewhere:
+        if facts.steps_elsewhere >= elsewhere - 1:
             yield _held_nowhere(facts)
         elif facts.unstepped >= unstepped:
             yield _never_stepped(facts)
+        return
+    if not len(history.table("learning_rate")):
+        yield Skipped("no optimizer step of this model seen yet")
         return
     zero = _idle(history)
     if zero > idle:

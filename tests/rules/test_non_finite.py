@@ -57,7 +57,8 @@ def log_of_zero(model: nn.Module, step: int) -> Tensor:
 
 
 def division(model: nn.Module, step: int) -> Tensor:
-    return (model(X)[:, 0] / (X[:, 1].abs() * (step != SICK))).square().mean()
+    out: Tensor = model(X)[:, 0] / (X[:, 1].abs() * (step != SICK))
+    return out.square().mean()
 
 
 def root_of_zero(model: nn.Module, step: int) -> Tensor:

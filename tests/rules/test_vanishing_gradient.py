@@ -97,7 +97,7 @@ def test_small_weights_of_relu_layers_get_kaiming() -> None:
     history, _ = train(model, torch.optim.SGD(model.parameters(), lr=0.1), 60)
     (found,) = warnings(history)
     run_code(found.remedies[0].code, model)
-    layers: Sequence[nn.Module] = [layer for layer in model if isinstance(layer, nn.Linear)]
+    layers: Sequence[nn.Linear] = [layer for layer in model if isinstance(layer, nn.Linear)]
     assert float(layers[0].weight.detach().std()) == pytest.approx(GAINS["relu"] / 32**0.5, rel=0.1)
 
 
@@ -105,7 +105,7 @@ def test_zero_initialised_head_frozen_layers_and_dead_units_are_no_vanishing() -
     for change in ("head", "frozen"):
         model = network(4, nn.ReLU)
         if change == "head":
-            nn.init.zeros_(model[-1].weight)
+            nn.init.zeros_(model.get_parameter("8.weight"))
         else:
             model[:4].requires_grad_(False)
         trainable = [p for p in model.parameters() if p.requires_grad]

@@ -1,0 +1,631 @@
+"""Watching changes nothing: not the numbers, not the errors, not what is left behind."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import importlib
+import io
+import logging
+import pickle
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import netdoctor
+from netdoctor import History, watch
+from netdoctor.probes import losses, optimizers
+from netdoctor.probes.sampling import Samples
+from netdoctor.rules.base import rule
+
+silent = functools.partial(watch, reporters=[])
+WATCHES = {"by default": silent, "every step": functools.partial(silent, every=1)}
+each_watch = pytest.mark.parametrize("watching", WATCHES.values(), ids=WATCHES)
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    """One thread, for bitwise equality; nothing of netdoctor may be left installed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    gc.collect()
+    left = [*losses._listeners, *optimizers._listeners]
+    for listener in left:
+        losses.unlisten(listener)  # so that one test's leak does not fail the others
+        optimizers.unlisten(listener)
+    assert left == []
+
+
+# Models: everything that hooks are known to break.
+
+
+class Rich(nn.Module):
+    """A shared layer, tied weights, in-place ReLU, a buffer, and a dict that holds a dataclass and a tuple."""
+
+    @dataclass
+    class Output:
+        logits: Tensor
+        features: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 16)
+        self.shared = nn.Linear(16, 16)
+        self.tied = nn.Linear(16, 16)
+        self.tied.weight = self.shared.weight
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(16, 4)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        x = self.relu(self.first(x))
+        x = self.relu(self.shared(self.relu(self.shared(x))))
+        x = F.relu(self.tied(x), inplace=True)
+        return {"output": self.Output(self.head(x) * self.scale, x), "pair": (x, x.mean())}
+
+
+class Sequence(nn.Module):
+    """An LSTM over rows that returns its states, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 12, num_layers=2, dropout=0.2)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        states, last = self.lstm(x.reshape(-1, 3, 4).transpose(0, 1))
+        return self.head(states[-1]), last
+
+
+class Attention(nn.Module):
+    """A transformer encoder with dropout over rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 16)
+        block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.encoder(self.embed(x.reshape(-1, 3, 4))).mean(1))
+        return out
+
+
+class Checkpointed(nn.Module):
+    """Its middle is computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 16)
+        self.middle = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(0.1))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = checkpoint(self.middle, self.first(x), use_reentrant=False)
+        out: Tensor = self.head(y)
+        return out
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 3, 4)),
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(96, 4),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "lstm": Sequence,
+    "transformer": Attention,
+    "rich": Rich,
+    "checkpointed": Checkpointed,
+}
+
+
+def logits(output: Any) -> Tensor:
+    if isinstance(output, dict):
+        output = output["output"].logits
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> list[Tensor]:
+    """Train on random batches; all outputs, losses and gradients."""
+    seen = []
+    for _ in range(count):
+        x, y = torch.randn(16, 12), torch.randint(0, 4, (16,))
+        output = logits(model(x))
+        loss = F.cross_entropy(output, y) + 0.1 * logits(model(x.flip(0))).square().mean()  # two passes each step
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        seen += [output.detach(), loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+        optimizer.step()
+    return seen
+
+
+def train(make: Callable[[], nn.Module], watching: Callable[..., Any] | None = None, count: int = 20) -> list[Tensor]:
+    """All that a training leaves: outputs, losses, gradients, weights, buffers, the state of the random numbers."""
+    torch.manual_seed(0)
+    model = make()
+    monitor = watching(model) if watching else None
+    seen = steps(model, torch.optim.Adam(model.parameters(), lr=1e-2), count)
+    model.eval()
+    with torch.no_grad():
+        seen.append(F.cross_entropy(logits(model(torch.randn(8, 12))), torch.randint(0, 4, (8,))))
+    if monitor is not None:
+        monitor.close()
+    return [*seen, *(t.detach() for t in model.state_dict().values()), torch.get_rng_state()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@each_watch
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_training_is_bit_identical(make: Callable[[], nn.Module], watching: Callable[..., Any]) -> None:
+    monitors = []
+
+    def watched(model: nn.Module) -> netdoctor.Monitor:
+        monitors.append(watching(model))
+        return monitors[-1]
+
+    assert same(train(make), train(make, watched))
+    assert monitors[0].step == 20
+    assert len(monitors[0].history.table("activation_rms")) == 20
+    assert monitors[0].diagnose().skipped == tuple(s for s in monitors[0].diagnose().skipped if s.rule)  # no faults
+
+
+def test_random_numbers_are_left_alone() -> None:
+    model = mlp()
+    state = torch.get_rng_state()
+    monitor = silent(model, every=1)
+    monitor.diagnose()
+    monitor.close()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+class Gan:
+    """Generator and discriminator with an optimizer each; `watched` makes the monitors."""
+
+    def __init__(self, watched: Callable[[nn.Module, nn.Module], list[Any]] | None) -> None:
+        torch.manual_seed(0)
+        g = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 6))
+        d = nn.Sequential(nn.Linear(6, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1))
+        self.whole = nn.ModuleList([g, d])
+        self.monitors = watched(self.whole, g) if watched else []
+        to_g, to_d = (torch.optim.Adam(m.parameters(), 1e-3) for m in (g, d))
+        ones, zeros = torch.ones(32, 1), torch.zeros(32, 1)
+        self.seen: list[Tensor] = []
+        for _ in range(20):
+            real, fake = torch.randn(32, 6) + 2, g(torch.randn(32, 4))
+            loss_d = F.binary_cross_entropy_with_logits(d(real), ones)
+            loss_d = loss_d + F.binary_cross_entropy_with_logits(d(fake.detach()), zeros)
+            to_d.zero_grad()
+            loss_d.backward()
+            to_d.step()
+            loss_g = F.binary_cross_entropy_with_logits(d(fake), ones)
+            to_g.zero_grad()
+            loss_g.backward()
+            to_g.step()
+            self.seen += [loss_d.detach(), loss_g.detach()]
+        self.seen += [p.detach() for p in self.whole.parameters()]
+        for monitor in self.monitors:
+            monitor.close()
+
+
+def test_gan_with_one_monitor() -> None:
+    watched = Gan(lambda whole, g: [silent(whole, every=1)])
+    assert same(Gan(None).seen, watched.seen)
+    (monitor,) = watched.monitors
+    assert monitor.step == 20  # of both optimizers together
+    assert monitor.history.facts.several_losses
+    assert len(monitor.history.table("loss").columns) == 2
+
+
+def test_gan_with_two_monitors() -> None:
+    watched = Gan(lambda whole, g: [silent(whole[1], every=1), silent(g, every=1)])
+    assert same(Gan(None).seen, watched.seen)
+    for monitor in watched.monitors:
+        assert monitor.step == 20
+        assert {group.optimizer for group in monitor.history.facts.groups} == {"Adam"}
+        assert np_close(monitor.history.series("update_rms", "0.weight")[1].max(), 1e-3)
+
+
+def np_close(value: Any, expected: float) -> bool:
+    return abs(float(value) - expected) <= 0.2 * expected
+
+
+@each_watch
+def test_closure_of_lbfgs(watching: Callable[..., Any]) -> None:
+    def run(watched: Callable[..., Any] | None) -> tuple[list[Tensor], Any]:
+        torch.manual_seed(0)
+        x, y = torch.randn(32, 12), torch.randint(0, 4, (32,))
+        model = mlp()
+        monitor = watched(model) if watched else None
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        results = [optimizer.step(closure).detach() for _ in range(5)]
+        if monitor is not None:
+            monitor.close()
+        return [*results, *(p.detach() for p in model.parameters())], monitor
+
+    plain, (watched, monitor) = run(None)[0], run(watching)
+    assert same(plain, watched)
+    assert monitor.step == 5
+    _, recorded = monitor.history.series("loss")
+    assert recorded.tolist() == pytest.approx([loss.item() for loss in watched[:5]])
+
+
+# What is installed, and that it goes.
+
+
+def test_hooks_of_the_user_stay() -> None:
+    model = mlp()
+    calls = []
+    model[0].register_forward_hook(lambda *given: calls.append("before"))
+    monitor = silent(model)
+    model[0].register_forward_hook(lambda *given: calls.append("after"))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer.register_step_post_hook(lambda *given: calls.append("step"))
+    steps(model, optimizer, 1)
+    monitor.close()
+    calls.clear()
+    steps(model, optimizer, 1)
+    assert calls == ["before", "after", "before", "after", "step"]
+    assert [len(module._forward_hooks) for module in model.modules()] == [0, 2, 0, 0, 0, 0]
+
+
+PATCHED = [(torch.autograd, "backward"), *((F, name) for name in losses.LOSS_FUNCTIONS)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_patches_go_with_the_last_monitor(order: tuple[int, int]) -> None:
+    originals = [getattr(owner, name) for owner, name in PATCHED]
+    models = [mlp(), mlp()]
+    monitors = [silent(model) for model in models]
+    for index in order:
+        assert all(getattr(o, n) is not f for (o, n), f in zip(PATCHED, originals, strict=True))
+        monitors[index].close()
+        assert all(not module._forward_hooks for module in models[index].modules())
+    assert [getattr(owner, name) for owner, name in PATCHED] == originals
+    steps_of_torch = importlib.import_module("torch.optim.optimizer")
+    assert not steps_of_torch._global_optimizer_pre_hooks
+    assert not steps_of_torch._global_optimizer_post_hooks
+
+
+def test_patch_over_ours_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.autograd.backward
+    monitor = silent(mlp())
+    ours = torch.autograd.backward
+    calls = []
+
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return ours(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "backward", theirs)
+    monitor.close()
+    assert torch.autograd.backward is theirs
+    model = mlp()
+    steps(model, torch.optim.SGD(model.parameters(), 0.1), 2)
+    assert calls == [1, 1]
+    again = silent(model)
+    steps(model, torch.optim.SGD(model.parameters(), 0.1), 3)
+    again.close()
+    assert len(again.history.series("loss")[0]) == 3
+    assert torch.autograd.backward is theirs
+    torch.autograd.backward = original
+
+
+@pytest.mark.parametrize("make", [mlp, cnn, Rich, Sequence], ids=["mlp", "cnn", "rich", "lstm"])
+def test_copies_are_not_watched(make: Callable[[], nn.Module]) -> None:
+    plain = make()
+    keys, text = list(plain.state_dict()), repr(plain)
+    buffer = io.BytesIO()
+    with silent(plain, every=1) as monitor:
+        steps(plain, torch.optim.SGD(plain.parameters(), 0.1), 2)
+        assert list(plain.state_dict()) == keys
+        assert repr(plain) == text
+        torch.save(plain, buffer)
+        buffer.seek(0)
+        copies = [copy.deepcopy(plain), pickle.loads(pickle.dumps(plain)), torch.load(buffer, weights_only=False)]
+        recorded = {name: len(monitor.history.table(name)) for name in monitor.history.statistics}
+        for other in copies:
+            assert same([*plain.state_dict().values()], [*other.state_dict().values()])
+            steps(other, torch.optim.SGD(other.parameters(), 0.1), 3)
+        assert monitor.step == 2
+        assert {name: len(monitor.history.table(name)) for name in monitor.history.statistics} == recorded
+        with silent(copies[0], every=1) as second:  # but they can be
+            steps(copies[0], torch.optim.SGD(copies[0].parameters(), 0.1), 3)
+        assert second is not monitor
+        assert (second.step, monitor.step) == (3, 2)
+
+
+def test_weights_can_be_loaded_and_moved() -> None:
+    model = mlp()
+    with silent(model, every=1) as monitor:
+        optimizer = torch.optim.Adam(model.parameters())
+        steps(model, optimizer, 2)
+        model.load_state_dict(mlp().state_dict())
+        model.double().float()
+        steps(model, optimizer, 2)
+    assert monitor.step == 4
+    assert len(monitor.history.table("update_ratio")) == 4
+
+
+# Faults of netdoctor.
+
+
+@rule(netdoctor.Severity.WARNING)
+def broken(history: History) -> Iterator[netdoctor.Evidence]:
+    """Always fails."""
+    raise ZeroDivisionError("a rule's fault")
+    yield
+
+
+class BrokenReporter:
+    def report(self, report: Any) -> None:
+        raise OSError("disk full")
+
+    def close(self, report: Any) -> None:
+        raise OSError("disk full")
+
+
+def fault(*args: Any, **kwargs: Any) -> Any:
+    raise RuntimeError("a fault of netdoctor")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Samples, "store"),
+        (Samples, "store_all"),
+        (Samples, "clear"),
+        (History, "record"),
+        ("netdoctor.recorder.ActivationProbe", "measure"),
+        ("netdoctor.recorder.ParameterProbe", "measure"),
+        ("netdoctor.recorder.ParameterProbe", "see_accumulated"),
+        ("netdoctor.structure", "trace"),
+        ("netdoctor.structure", "loss_path"),
+        ("netdoctor.probes.curves.TrainingLosses", "add"),
+        ("netdoctor.probes.curves.TrainingLosses", "after_step"),
+        ("netdoctor.probes.curves.ValidationLosses", "add"),
+        ("netdoctor.probes.curves.ValidationLosses", "flush"),
+        ("netdoctor.probes.optimizers.Holdings", "of"),
+        ("netdoctor.probes.schedule.Schedule", "tick"),
+        ("netdoctor.monitor.Casebook", "update"),
+        ("netdoctor.monitor", "diagnose"),
+    ],
+)
+def test_faults_inside_are_told_once(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = train(cnn)
+    monitors: list[netdoctor.Monitor] = []
+
+    def watched(model: nn.Module) -> netdoctor.Monitor:
+        monitors.append(silent(model, every=1))
+        target = f"{owner}.{name}" if isinstance(owner, str) else None
+        if target:
+            monkeypatch.setattr(target, fault)
+        else:
+            monkeypatch.setattr(owner, name, fault)
+        return monitors[0]
+
+    with caplog.at_level(logging.WARNING, "netdoctor"):
+        assert same(plain, train(cnn, watched))
+    assert len(caplog.records) in (1, 2)  # a part that failed and, where it shares the fault, the last diagnosis
+    assert all(record.name == "netdoctor" and record.exc_info for record in caplog.records)
+    monkeypatch.undo()
+    told = [skipped.reason for skipped in monitors[0].diagnose().skipped if not skipped.rule]
+    assert len(told) == len(caplog.records)
+    assert all("RuntimeError: a fault of netdoctor" in reason for reason in told)
+
+
+def test_faulty_rule_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    monitors: list[netdoctor.Monitor] = []
+
+    def watched(model: nn.Module) -> netdoctor.Monitor:
+        monitors.append(silent(model, rules=["non-finite", broken], every=1))
+        return monitors[0]
+
+    assert same(train(mlp), train(mlp, watched))
+    reasons = {skipped.rule: skipped.reason for skipped in monitors[0].diagnose().skipped}
+    assert reasons["broken"] == "failed: ZeroDivisionError: a rule's fault"
+    assert monitors[0].step == 20
+    assert len(monitors[0].history.table("activation_rms")) == 20
+
+
+def test_faulty_reporter_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    @rule(netdoctor.Severity.WARNING)
+    def told(history: History) -> Iterator[netdoctor.Evidence]:
+        """Always found."""
+        yield netdoctor.Evidence("ill")
+
+    monitors: list[netdoctor.Monitor] = []
+
+    def watched(model: nn.Module) -> netdoctor.Monitor:
+        monitors.append(watch(model, reporters=[BrokenReporter()], rules=[told]))
+        return monitors[0]
+
+    assert same(train(mlp), train(mlp, watched))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the reporter BrokenReporter failed and is switched off; training goes on"
+    ]
+    assert [finding.rule for finding in monitors[0].findings] == ["told"]
+    assert any("disk full" in skipped.reason for skipped in monitors[0].diagnose().skipped)
+
+
+# Errors of the user.
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_errors_of_the_user_pass_through(kind: type[BaseException]) -> None:
+    model = mlp()
+    error = kind("mine")
+
+    def train_until_it_fails() -> None:
+        with silent(model):
+            steps(model, torch.optim.SGD(model.parameters(), 0.1), 3)
+            raise error
+
+    with pytest.raises(kind) as caught:
+        train_until_it_fails()
+    assert caught.value is error
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("where", ["forward", "loss", "backward", "closure"])
+def test_errors_within_a_step_keep_their_type(where: str) -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.linear(x)
+            if where == "forward":
+                raise LookupError("mine")
+            if where == "backward":
+                x.register_hook(fail)
+            return x
+
+    def fail(*given: Any) -> Any:
+        raise LookupError("mine")
+
+    model = Failing()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step() -> None:
+        loss = F.cross_entropy(model(torch.randn(8, 12)), torch.full((8,), 9 if where == "loss" else 0))
+        loss.backward()
+        optimizer.step(fail) if where == "closure" else optimizer.step()
+
+    with silent(model, every=1) as monitor:
+        for _ in range(3):
+            with pytest.raises(LookupError):
+                step()
+        where = "nowhere"
+        steps(model, optimizer, 3)
+        assert len(monitor.history.series("loss")[0]) >= 3
+        assert monitor.diagnose().skipped == tuple(s for s in monitor.diagnose().skipped if s.rule)
+
+
+# Lives of models and monitors.
+
+
+def test_watching_twice_gives_the_same_monitor() -> None:
+    model = mlp()
+    first = silent(model)
+    assert silent(model, every=3) is first
+    assert len(model[0]._forward_hooks) == 1
+    first.close()
+    first.close()
+    with silent(model) as second:
+        assert second is not first
+
+
+def test_a_collected_model_closes_its_monitor() -> None:
+    model = mlp()
+    monitor = silent(model, every=1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    steps(model, optimizer, 2)
+    gone = weakref.ref(model)
+    del model, optimizer
+    gc.collect()
+    assert gone() is None
+    assert monitor.closed
+    assert monitor.history.step == 2  # it can still be read
+
+
+def test_a_notebook_cell_run_again() -> None:
+    """The names of the cell are bound anew each time; the old model's monitor goes with it."""
+    cell: dict[str, Any] = {}
+    monitors = []
+    for _ in range(3):
+        cell["model"] = mlp()
+        cell["monitor"] = silent(cell["model"])
+        cell["optimizer"] = torch.optim.SGD(cell["model"].parameters(), 0.1)
+        steps(cell["model"], cell["optimizer"], 2)
+        monitors.append(cell["monitor"])
+        gc.collect()
+    assert [monitor.closed for monitor in monitors] == [True, True, False]
+    assert len(losses._listeners) == 1
+    monitors[-1].close()
+
+
+def test_a_monitor_that_nobody_holds_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """`netdoctor.watch(model)` without a name for what it returns."""
+    model = mlp()
+    silent(model)
+    gc.collect()
+    steps(model, torch.optim.SGD(model.parameters(), 0.1), 3)
+    monitor = silent(model)
+    assert monitor.step == 3
+    monitor.close()
+
+
+def test_the_model_is_not_kept_alive_by_a_closed_monitor() -> None:
+    model = mlp()
+    monitor = silent(model, every=1)
+    steps(model, torch.optim.SGD(model.parameters(), 0.1), 2)
+    monitor.close()
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_after_watch(dynamic: bool) -> None:
+    def run(watched: bool) -> tuple[list[Tensor], int, int, Any]:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+        monitor = silent(model) if watched else None
+        compiled = torch.compile(model, backend="eager", dynamic=dynamic)
+        seen = steps(compiled, torch.optim.SGD(model.parameters(), 0.1), 30)
+        seen += [p.detach() for p in model.parameters()]
+        counters = torch._dynamo.utils.counters
+        graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+        if monitor is not None:
+            monitor.close()
+        return seen, graphs, breaks, monitor
+
+    plain, _, _, _ = run(False)
+    watched, graphs, breaks, monitor = run(True)
+    assert same(plain, watched)
+    assert breaks == 0
+    assert graphs <= 2
+    assert monitor.step == 30
+    assert len(monitor.history.series("loss")[0]) == 30
