@@ -88,7 +88,9 @@ def chosen_layers(modules: dict[str, nn.Module], patterns: Iterable[str] | None)
     chosen: dict[str, nn.Module] = {}
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise TypeError(f"layers are given by patterns of names, such as 'encoder.*', not as {type(pattern).__name__}")
+            raise TypeError(
+                f"layers are given by patterns of names, such as 'encoder.*', not as {type(pattern).__name__}"
+            )
         matching = {name: module for name, module in modules.items() if fnmatchcase(name, pattern)}
         if not matching:
             raise nearest(pattern, modules, "layer that matches")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import netdoctor
 
-STEPS = 400
+STEPS = 300
 BATCH = 64
 
 

@@ -27,18 +27,8 @@ GAINS = {
     "sigmoid": 4.0,  # its slope at 0 is 1/4
 }
 
-
-ADAPTIVE = (
-    "Adam",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "Adagrad",
-    "Adafactor",
-    "Lion",
-    "Rprop",
-    "LAMB",
-)  # divide the scale out
+# Optimizers that divide the gradient's scale out.
+ADAPTIVE = ("Adam", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adafactor", "Lion", "Rprop", "LAMB")
 
 
 def gain(nonlinearity: str) -> float:
@@ -51,7 +41,7 @@ def ideal_std(layer: Layer) -> float:
     return gain(layer.nonlinearity) / math.sqrt(max(layer.fan_in, 1))
 
 
-def names_code(names: Sequence[str], width: int = 72) -> str:
+def names_code(names: Sequence[str], width: int = 56) -> str:
     """A Python tuple of layer names, one line where it fits."""
     one = "(" + ", ".join(f'"{name}"' for name in names) + ("," if len(names) == 1 else "") + ")"
     if len(one) <= width:
@@ -84,27 +74,22 @@ def initialise(facts: Facts, layers: Sequence[str]) -> Remedy:
     low, high = min(stds.values()), max(stds.values())
     values = f"{low:.3g}" if math.isclose(low, high, rel_tol=0.01) else f"{low:.3g} … {high:.3g}"
     factor = ", ".join(sorted({f"{gain(f):.3g} ({f if f in GAINS else 'linear'})" for f in functions}))
-    transposed = any("Transpose" in facts.layer(name).type for name in layers)  # their fan-in is not weight[0].numel()
-    if len({gain(function) for function in functions}) == 1 and not transposed:
-        call = f"std={gain(next(iter(functions))):.4g} / layer.weight[0].numel() ** 0.5"
-    else:
-        call = "std=std"
-    if call == "std=std":
-        pairs = ", ".join(f'"{name}": {std:.4g}' for name, std in stds.items())
-        code = f"for name, std in {{{pairs}}}.items():\n    layer = model.get_submodule(name)\n"
-    else:
-        code = f"for name in {names_code(layers)}:\n    layer = model.get_submodule(name)\n"
-    code += (
-        f"    nn.init.normal_(layer.weight, {call})\n    if layer.bias is not None:\n        nn.init.zeros_(layer.bias)"
-    )
     centred = tuple(name for name in layers if after_sigmoid(facts, name))
-    if centred:
-        code += (
-            f"\nfor name in {names_code(centred)}:  # sigmoids average 1/2: take it out\n"
-            "    layer = model.get_submodule(name)\n"
-            "    if layer.bias is not None:\n"
-            "        layer.bias.data = -0.5 * layer.weight.data.flatten(1).sum(1)"
-        )
+    biased = {parameter.layer for parameter in facts.parameters if parameter.role == "bias"}
+    groups: dict[tuple[str, str], list[str]] = {}  # std and what the bias becomes -> layers
+    for name in layers:
+        bias = "" if name not in biased else "centred" if name in centred else "zero"
+        groups.setdefault((f"{stds[name]:.4g}", bias), []).append(name)
+    lines = {
+        "": "",
+        "zero": "\n    nn.init.zeros_(layer.bias)",
+        "centred": "\n    layer.bias.data = -0.5 * layer.weight.data.flatten(1).sum(1)  # sigmoids average 1/2",
+    }
+    code = "\n".join(
+        f"for name in {names_code(names)}:\n    layer = model.get_submodule(name)\n"
+        f"    nn.init.normal_(layer.weight, std={std}){lines[bias]}"
+        for (std, bias), names in groups.items()
+    )
     return Remedy(
         action=f"Initialise with {scheme}: weight std {values}, gain {factor}",
         code=code,
@@ -190,31 +175,145 @@ def freeze(model: Any, layers: Sequence[str]) -> None:
 
 def normalise(facts: Facts, layers: Sequence[str]) -> Remedy:
     """Put a normalisation behind each of ``layers``, before its nonlinearity."""
-    described = [facts.layer(name) for name in layers]
-    lines = []
-    for layer in described[:6]:
-        if layer.kind == "conv":
-            norm = f"nn.{layer.type.replace('Conv', 'BatchNorm').replace('Transpose', '')}({layer.units})"
-        elif layer.kind in ("recurrent", "attention"):
-            norm = f"nn.LayerNorm({layer.units})"
+    put, said = [], []
+    for layer in map(facts.layer, layers):
+        if layer.kind in ("recurrent", "attention") or not layer.name:
+            said.append(f"# after {layer.name or 'the model'}: nn.LayerNorm({layer.units})")
+        elif layer.kind == "conv":
+            norm = layer.type.replace("Conv", "BatchNorm").replace("Transpose", "")
+            put.append(f'    "{layer.name}": nn.{norm}({layer.units}),')
         else:
-            norm = f"nn.BatchNorm1d({layer.units})"
-        lines.append(f"# after {layer.name or 'the model'}: {norm}")
-    if len(described) > 6:
-        lines.append(f"# … and after {len(described) - 6} more")
+            put.append(f'    "{layer.name}": nn.BatchNorm1d({layer.units}),')
+    if put:
+        put = ["norms = {  # nn.LayerNorm in sequence models", *put, "}", "for name, norm in norms.items():"]
+        put.append("    model.set_submodule(name, nn.Sequential(model.get_submodule(name), norm))")
+        put.append('    optimizer.add_param_group({"params": norm.parameters()})')
     return Remedy(
         action="Normalise: BatchNorm (LayerNorm in sequence models) between each layer and its nonlinearity",
-        code="\n".join(lines),
+        code="\n".join([*put, *said]),
         source="Ioffe & Szegedy 2015, section 3; Ba et al. 2016",
         effect="every layer sees inputs of zero mean and unit variance, whatever the layers before it do",
     )
 
 
+def start_again(facts: Facts, layers: Sequence[str], factor: float) -> Remedy:
+    """Re-initialise ``layers`` and go on with ``factor`` times the learning rate that ruined their weights."""
+    rates = [group.learning_rate for group in facts.groups]
+    fresh, slower = initialise(facts, layers), scale_learning_rate(factor, rates[0] if len(rates) == 1 else None)
+
+    def treatment(model: nn.Module, optimizer: Any) -> None:
+        slower.apply(model, optimizer)
+        fresh.apply(model, optimizer)
+
+    return Remedy(
+        action=f"{slower.action} and start again with fresh weights: what the steps ruined does not recover by itself",
+        code=f"{slower.code}\n{fresh.code}",
+        source=f"{slower.source}; {fresh.source}",
+        effect="steps of about 1 % of the weights",
+        treatment=treatment,
+    )
+
+
+def slower(update_ratio: float) -> float:
+    """Factor on the learning rate that makes steps of ``update_ratio`` about 1 %: a round number, at most 0.5."""
+    wanted = min(max(0.01 / update_ratio, 1e-4), 0.5)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return next(m * power for m in (5, 2, 1) if m * power <= wanted * 1.0001)
+
+
+def standardise(layer: Layer, mean: float, std: float) -> Remedy:
+    """Scale the input of the first layer by one mean and one std."""
+    return Remedy(
+        action=f"Standardise the input with its measured mean {mean:.3g} and standard deviation {std:.3g}",
+        code=f"x = (x - {mean:.4g}) / {std:.4g}  # in the data pipeline, the same for training, validation and test",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.3",
+        effect="the first layer's gradients no longer dwarf, or drown in, those of the others",
+        treatment=functools.partial(_prepend, layer=layer.name, make=functools.partial(_Standardise, mean, std)),
+    )
+
+
+def standardise_features(layer: Layer) -> Remedy:
+    """Scale each feature of the input of the first layer by its own mean and std."""
+    axes = {"conv": "images: mean and std over all but the channels"}.get(layer.kind, "and nothing else on test data")
+    return Remedy(
+        action="Standardise each feature of the input with its own mean and standard deviation",
+        code="mean, std = x_train.mean(0), x_train.std(0).clamp_min(1e-6)\n"
+        f"x_train, x_test = (x_train - mean) / std, (x_test - mean) / std  # {axes}",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.3; sklearn.preprocessing.StandardScaler",
+        effect="features count by what they tell, not by their unit",
+        treatment=functools.partial(_prepend, layer=layer.name, make=_StandardiseFeatures),
+    )
+
+
+def _prepend(model: nn.Module, optimizer: Any, *, layer: str, make: Any) -> Any:
+    """Let a pre-hook change what ``layer`` is given; returns the handle that takes it off again."""
+    return model.get_submodule(layer).register_forward_pre_hook(make())
+
+
+class _Standardise:
+    """Forward pre-hook: the input minus ``mean`` over ``std``."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return ((args[0] - self.mean) / self.std, *args[1:])
+
+
+class _StandardiseFeatures:
+    """Forward pre-hook: each feature by its mean and std over all training inputs so far."""
+
+    def __init__(self) -> None:
+        self.sums: torch.Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: torch.Tensor = args[0]
+        axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else x.ndim - 1
+        if module.training or self.sums is None:
+            flat = x.detach().transpose(0, axis).flatten(1).double()
+            seen = torch.stack((torch.full_like(flat[:, 0], flat.shape[1]), flat.sum(1), flat.square().sum(1)))
+            self.sums = seen if self.sums is None else self.sums + seen
+        count, total, squares = self.sums
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        std = torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std))  # a constant feature stays 0
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        return (((x - mean.reshape(shape)) / std.reshape(shape)).to(x.dtype), *args[1:])
+
+
+def replace_by_leaky_relu(modules: Sequence[str]) -> Remedy:
+    """Give the units of ``modules`` a slope where they are silent; functional ReLUs take a human hand."""
+    if modules:
+        code = f"for name in {names_code(modules)}:\n    model.set_submodule(name, nn.LeakyReLU(0.01))"
+    else:
+        code = "# in forward():\nx = F.leaky_relu(x, 0.01)  # instead of F.relu(x)"
+    return Remedy(
+        action="Replace ReLU by LeakyReLU, which lets a gradient through silent units",
+        code=code,
+        source="Maas et al. 2013, Rectifier nonlinearities improve neural network acoustic models",
+        effect="silent units can come back",
+        treatment=functools.partial(_replace_by_leaky_relu, modules=tuple(modules)) if modules else None,
+    )
+
+
+def _replace_by_leaky_relu(model: nn.Module, optimizer: Any, *, modules: Sequence[str]) -> None:
+    for name in modules:
+        model.set_submodule(name, nn.LeakyReLU(0.01))
+
+
 def find_learning_rate() -> Remedy:
     """Measure the learning rate with a range test."""
     return Remedy(
-        action="Measure it: a range test on a copy of the model takes a hundred steps",
-        code="curve = netdoctor.find_lr(model, loader, loss_fn, optimizer)\nprint(curve.suggestion)",
+        action="Measure it: on a copy of the model, raise the rate at each step and see where the loss falls fastest",
+        code="trial = copy.deepcopy(model)\n"
+        "sweep = type(optimizer)(trial.parameters(), lr=1e-6)\n"
+        "for _ in range(100):\n"
+        "    sweep.zero_grad()\n"
+        "    loss = loss_fn(trial(x), y)\n"
+        "    loss.backward()\n"
+        "    sweep.step()\n"
+        '    print(sweep.param_groups[0]["lr"], loss.item())\n'
+        '    sweep.param_groups[0]["lr"] *= 1.15',
         source="Smith 2017, Cyclical Learning Rates, section 3.3",
         effect="the largest rate at which the loss still falls steadily",
     )

@@ -38,47 +38,49 @@ def losses(monitor: Monitor) -> list[float]:
 
 # Bad input.
 
+given: Any = watch  # untyped: what a type checker would refuse
+
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], list[str]]] = {
-    "a function": (lambda: watch(print), TypeError, ["torch.nn.Module", "builtin_function_or_method"]),
-    "a class": (lambda: watch(nn.Linear), TypeError, ["torch.nn.Module", "type"]),
-    "parameters": (lambda: watch(mlp().parameters()), TypeError, ["torch.nn.Module", "generator"]),
-    "none": (lambda: watch(None), TypeError, ["torch.nn.Module", "NoneType"]),
-    "no parameters": (lambda: watch(nn.ReLU()), ValueError, ["ReLU", "no parameters"]),
-    "optimizer": (lambda: watch(mlp(), "adam"), TypeError, ["torch.optim.Optimizer", "str"]),
+    "a function": (lambda: given(print), TypeError, ["torch.nn.Module", "builtin_function_or_method"]),
+    "a class": (lambda: given(nn.Linear), TypeError, ["torch.nn.Module", "type"]),
+    "parameters": (lambda: given(mlp().parameters()), TypeError, ["torch.nn.Module", "generator"]),
+    "none": (lambda: given(None), TypeError, ["torch.nn.Module", "NoneType"]),
+    "no parameters": (lambda: given(nn.ReLU()), ValueError, ["ReLU", "no parameters"]),
+    "optimizer": (lambda: given(mlp(), "adam"), TypeError, ["torch.optim.Optimizer", "str"]),
     "scheduler": (
-        lambda: watch(mlp(), torch.optim.lr_scheduler.StepLR(torch.optim.SGD(mlp().parameters(), 0.1), 1)),
+        lambda: given(mlp(), torch.optim.lr_scheduler.StepLR(torch.optim.SGD(mlp().parameters(), 0.1), 1)),
         TypeError,
         ["torch.optim.Optimizer", "StepLR"],
     ),
-    "budget 0": (lambda: watch(mlp(), budget=0), ValueError, ["budget", "above 0", "at most 1", "not 0"]),
-    "budget 5": (lambda: watch(mlp(), budget=5), ValueError, ["budget", "above 0", "at most 1", "not 5"]),
-    "budget nan": (lambda: watch(mlp(), budget=math.nan), ValueError, ["budget", "nan"]),
-    "budget text": (lambda: watch(mlp(), budget="1%"), ValueError, ["budget", "'1%'"]),
-    "budget true": (lambda: watch(mlp(), budget=True), ValueError, ["budget", "True"]),
-    "every 0": (lambda: watch(mlp(), every=0), ValueError, ["every", "1 or more", "not 0"]),
-    "every -3": (lambda: watch(mlp(), every=-3), ValueError, ["every", "-3"]),
-    "every 1.5": (lambda: watch(mlp(), every=1.5), ValueError, ["every", "1.5"]),
+    "budget 0": (lambda: given(mlp(), budget=0), ValueError, ["budget", "above 0", "at most 1", "not 0"]),
+    "budget 5": (lambda: given(mlp(), budget=5), ValueError, ["budget", "above 0", "at most 1", "not 5"]),
+    "budget nan": (lambda: given(mlp(), budget=math.nan), ValueError, ["budget", "nan"]),
+    "budget text": (lambda: given(mlp(), budget="1%"), ValueError, ["budget", "'1%'"]),
+    "budget true": (lambda: given(mlp(), budget=True), ValueError, ["budget", "True"]),
+    "every 0": (lambda: given(mlp(), every=0), ValueError, ["every", "1 or more", "not 0"]),
+    "every -3": (lambda: given(mlp(), every=-3), ValueError, ["every", "-3"]),
+    "every 1.5": (lambda: given(mlp(), every=1.5), ValueError, ["every", "1.5"]),
     "rule": (
-        lambda: watch(mlp(), rules=["dead-unit"]),
+        lambda: given(mlp(), rules=["dead-unit"]),
         ValueError,
         ["'dead-unit'", "mean 'dead-units'", "overfitting"],
     ),
-    "rules text": (lambda: watch(mlp(), rules="dead-units"), TypeError, ["list", "['dead-units']"]),
-    "rules number": (lambda: watch(mlp(), rules=[3]), TypeError, ["slug", "int"]),
-    "rules function": (lambda: watch(mlp(), rules=[print]), TypeError, ["slug", "builtin_function_or_method"]),
-    "ignore": (lambda: watch(mlp(), ignore=["overfiting"]), ValueError, ["'overfiting'", "mean 'overfitting'"]),
-    "ignore text": (lambda: watch(mlp(), ignore="overfitting"), TypeError, ["list", "['overfitting']"]),
-    "ignore number": (lambda: watch(mlp(), ignore=[3]), TypeError, ["slug", "int"]),
-    "reporter": (lambda: watch(mlp(), reporters=["consol"]), ValueError, ["'consol'", "mean 'console'"]),
-    "reporters text": (lambda: watch(mlp(), reporters="console"), TypeError, ["list", "['console']"]),
-    "reporters object": (lambda: watch(mlp(), reporters=[3]), TypeError, ["report()", "close()", "int"]),
+    "rules text": (lambda: given(mlp(), rules="dead-units"), TypeError, ["list", "['dead-units']"]),
+    "rules number": (lambda: given(mlp(), rules=[3]), TypeError, ["slug", "int"]),
+    "rules function": (lambda: given(mlp(), rules=[print]), TypeError, ["slug", "builtin_function_or_method"]),
+    "ignore": (lambda: given(mlp(), ignore=["overfiting"]), ValueError, ["'overfiting'", "mean 'overfitting'"]),
+    "ignore text": (lambda: given(mlp(), ignore="overfitting"), TypeError, ["list", "['overfitting']"]),
+    "ignore number": (lambda: given(mlp(), ignore=[3]), TypeError, ["slug", "int"]),
+    "reporter": (lambda: given(mlp(), reporters=["consol"]), ValueError, ["'consol'", "mean 'console'"]),
+    "reporters text": (lambda: given(mlp(), reporters="console"), TypeError, ["list", "['console']"]),
+    "reporters object": (lambda: given(mlp(), reporters=[3]), TypeError, ["report()", "close()", "int"]),
     "layers": (
-        lambda: watch(nn.Sequential(mlp()), layers=["0.9"]),
+        lambda: given(nn.Sequential(mlp()), layers=["0.9"]),
         ValueError,
         ["'0.9'", "Did you mean '0.", "0.0, 0.1"],
     ),
-    "layers text": (lambda: watch(mlp(), layers="0"), TypeError, ["list", "['0']"]),
-    "layers number": (lambda: watch(mlp(), layers=[0]), TypeError, ["pattern", "int"]),
+    "layers text": (lambda: given(mlp(), layers="0"), TypeError, ["list", "['0']"]),
+    "layers number": (lambda: given(mlp(), layers=[0]), TypeError, ["pattern", "int"]),
 }
 
 
@@ -151,9 +153,8 @@ def test_optimizer_is_found_at_its_first_step() -> None:
         assert monitor.history.facts.groups == ()
         train(other, torch.optim.SGD(other.parameters(), 0.1), 3)
         assert monitor.step == 0
-        optimizer = torch.optim.AdamW(
-            [{"params": model[0].parameters(), "lr": 1e-2}, {"params": [model[2].weight], "betas": (0.5, 0.9)}], lr=1e-3
-        )
+        first: dict[str, Any] = {"params": model[0].parameters(), "lr": 1e-2}
+        optimizer = torch.optim.AdamW([first, {"params": [model[2].weight], "betas": (0.5, 0.9)}], lr=1e-3)
         train(model, optimizer, 2)
         optimizer.param_groups[0]["lr"] = 5e-3
         train(model, optimizer)
@@ -215,13 +216,14 @@ def test_one_optimizer_in_place_of_another(kept: bool) -> None:
 
 def test_updates_are_measured() -> None:
     model = mlp()
-    before = model[0].weight.detach().clone()
+    weight: Any = model[0].weight
+    before = weight.detach().clone()
     with silent(model) as monitor:
         train(model, torch.optim.Adam(model.parameters(), 1e-2))
-        update = model[0].weight.detach() - before
+        update = weight.detach() - before
         latest = monitor.history.latest
         assert latest("update_ratio")["0.weight"] == pytest.approx(float(update.norm() / before.norm()), rel=1e-5)
-        assert latest("gradient_rms")["0.weight"] == pytest.approx(float(model[0].weight.grad.square().mean().sqrt()))
+        assert latest("gradient_rms")["0.weight"] == pytest.approx(float(weight.grad.square().mean().sqrt()))
 
 
 def test_clipping_is_seen() -> None:

@@ -276,7 +276,7 @@ class ActivationProbe:
         if self._last_active.shape != unit_high.shape:
             self._last_active = np.zeros(unit_high.shape, np.int64)
         self._samples += filled.astype(np.int64)
-        active = (unit_high > 0) & filled[:, None]
+        active = ~(unit_high <= 0) & filled[:, None]  # NaN is not silence
         self._last_active = np.where(active, self._samples[:, None], self._last_active)
         units = np.maximum(self.activations.units[: len(filled)], 1)
         inside = np.arange(unit_high.shape[1])[None, :] < units[:, None]

@@ -32,7 +32,7 @@ def learning_rate_too_large(
     history: History,
     *,
     large: float = 0.1,  # ‖Δw‖/‖w‖ of one step (TheDeepChecker, torchmortem); medians of healthy programs end at 0.1
-    replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: above, what was initialised is gone; only with a jump (a healthy linear model: 0.7)
+    replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: what was initialised is gone; judged only after a jump
     jump: float = 2.0,  # times the first loss and the constant prediction's: above, the loss is blown up
     opposed: float = -0.1,  # cosine of successive gradients: −0.3 at 5 times the best rate of an MLP on digits
     growing: float = 0.5,  # cosine: above, steps repeat each other: a missing zero_grad, or ascent
@@ -61,12 +61,12 @@ def learning_rate_too_large(
     """
     steps, updates, _ = weight_updates(history)
     values = history.table("loss").values[:, 0] if history.table("loss").columns else np.zeros(0, np.float32)
-    if history.facts.several_losses or len(updates) < 2 or len(values) < 3:
+    lost = bool(len(values)) and (not np.isfinite(values).all() or len(history.series("non_finite_loss")[1]) > 0)
+    if history.facts.several_losses or len(updates) < 2 - lost or len(values) < 3 - lost:
         yield Skipped("fewer than 2 updates or 3 losses seen, or several losses")
         return
     run = progress(history)
     finite = values[np.isfinite(values)].astype(np.float64)
-    lost = len(finite) < len(values) or bool(history.series("non_finite_loss")[1].any())
     if not len(finite):
         yield Skipped("no finite loss seen")
         return
@@ -74,8 +74,9 @@ def learning_rate_too_large(
     constants = history.series("constant_loss")[1]
     reference = abs(float(constants[-1])) if len(constants) else abs(start)
     bound = jump * max(abs(start), reference)
-    worst, recent = _sustained(finite), float(finite[-5:].mean()) if run is None else run.recent
+    recent = float(finite[-5:].mean()) if run is None else run.recent
     first, peak = float(updates[0]), float(updates.max())
+    worst = float(finite.max()) if first > 2 * replaced else _sustained(finite)
     cosines = history.series("cosine")[1]
     cosine = float(np.mean(cosines[-30:])) if len(cosines) else 0.0
     early = float(np.mean(cosines[:20])) if len(cosines) else 0.0

@@ -18,7 +18,7 @@ from netdoctor.rules.base import rule
 def learning_rate_too_small(
     history: History,
     *,
-    ratio: float = 1e-4,  # ‖Δw‖/‖w‖, a tenth of the rule of thumb (CS231n: 1e-3); least of 210 healthy runs before they learned: 6e-4
+    ratio: float = 1e-4,  # ‖Δw‖/‖w‖, a tenth of CS231n's; least of 210 healthy runs before they learned: 6e-4
     target: float = 3e-3,  # ‖Δw‖/‖w‖ to aim at: the median of 22 healthy programs is 2e-3, the rule of thumb 1e-3
     moved: float = 1e-3,  # ‖Δw‖/‖w‖: a weight that moves so much, now or earlier, shows that the rate is not the cause
     most: float = 1e4,  # factor at most in one go: beyond it the estimate is an extrapolation

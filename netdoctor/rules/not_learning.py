@@ -18,7 +18,7 @@ from netdoctor.rules.base import rule
 def not_learning(
     history: History,
     *,
-    patience: int = 150,  # steps: of 192 healthy runs without such layers the last one broke away between steps 100 and 125
+    patience: int = 150,  # steps: the slowest of 180 healthy runs without such layers took 100 to 125
     patience_sequence: int = 1000,  # steps, recurrent or attention layers: plateaus of 100, 300 and 750 steps broke
     patience_start: int = 500,  # steps, best constant prediction unknown: the loss is held against its own start
     rising: float = 1.5,  # growth of the learning rate over the last half of the run: a warm-up is not judged

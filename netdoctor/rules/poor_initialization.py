@@ -14,7 +14,15 @@ from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
 SLOPE_ONE = ("tanh", "elu", "selu", "hardtanh", "softsign")  # a gain of 1 keeps small signals: Xavier is sound here
-CAUSED = ("vanishing-gradient", "exploding-gradient", "saturated-units", "dead-units", "loss-plateau", "not-learning")
+CAUSED = (
+    "learning-rate-too-large",
+    "exploding-gradient",
+    "vanishing-gradient",
+    "saturated-units",
+    "dead-units",
+    "loss-plateau",
+    "not-learning",
+)
 
 
 @rule(Severity.WARNING, explains=CAUSED)
