@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from netdoctor.history import History
 from netdoctor.trends import is_falling, noise
 
+UNTOLD = "the loss does not tell of learning yet"  # why a rule that asks for progress has no verdict
 FEWEST = 10  # losses: below, nothing is said
 LEARNED = 0.1  # of the reference: so far below it, something was learned (DETECTORS: 0 of 22 healthy runs end above it)
 LEAST = 0.02  # of the reference: a smaller gain counts from here on where it exceeds the noise (click rates, returns)

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -97,9 +98,12 @@ class Recorder:
 
     def flush(self) -> None:
         """Move what is kept on the device into the history; this waits for it, so it is done rarely."""
-        if self._validation.pending:
-            self._validation.flush(self.history, self.step)
-        self._losses.flush(self.history)
+        try:
+            if self._validation.pending:
+                self._validation.flush(self.history, self.step)
+            self._losses.flush(self.history)
+        except Exception as error:  # noqa: BLE001
+            self._fail("losses", error)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -114,7 +118,13 @@ class Recorder:
 
     # What the probes tell. Nothing here may raise into the user's loop.
 
+    def _elsewhere(self) -> bool:
+        """Whether this thread is another one than the model's: what happens in it is another model's."""
+        return self._activations.thread not in (0, get_ident())
+
     def before_backward(self, loss: Tensor) -> None:
+        if self._elsewhere():
+            return
         start = perf_counter()
         try:
             if self._validation.pending:
@@ -129,7 +139,7 @@ class Recorder:
         self._spent += perf_counter() - start
 
     def after_backward(self) -> None:
-        if not self._sampled and self._stray is None:
+        if (not self._sampled and self._stray is None) or self._elsewhere():
             return
         start = perf_counter()
         try:
@@ -143,7 +153,11 @@ class Recorder:
     def evaluated(self, function: str, loss: Tensor, size: int) -> None:
         try:
             model = self._model()
-            if model is not None and not (model.training and self._activations.last_pass_with_gradients):
+            if (
+                model is not None
+                and not self._elsewhere()
+                and not (model.training and self._activations.last_pass_with_gradients)
+            ):
                 self._validation.add(function, loss, size)
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
@@ -152,8 +166,10 @@ class Recorder:
         start = perf_counter()
         changed = None
         try:
-            self._losses.before_step()
             held = self._holdings.of(optimizer, self._names)
+            if not held and self._elsewhere():
+                return None
+            self._losses.before_step()
             if self._stray is not None:
                 self._stray = self._stray.stepped(bool(held))
                 if self._stray is None and self.history.facts.unstepped:
@@ -228,10 +244,9 @@ class Recorder:
 
     def _end(self, start: float) -> None:
         """Account for the step and plan the next one."""
-        now = perf_counter()
-        spent = self._spent + self._activations.spent + now - start
+        judging = perf_counter()
+        spent = self._spent + self._activations.spent + judging - start
         schedule = self._schedule
-        schedule.tick(now, spent)
         if self._sampled:
             schedule.sampling.done(self.step, spent, schedule.step_seconds)
             if self._losses.several != self.history.facts.several_losses:
@@ -243,6 +258,8 @@ class Recorder:
             self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
         self._plan()
+        now = perf_counter()
+        schedule.tick(now, spent + now - judging)
 
     def _plan(self) -> None:
         """Prepare the next step."""

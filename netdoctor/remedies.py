@@ -116,9 +116,11 @@ def _initialise(model: nn.Module, optimizer: Any, *, stds: dict[str, float], cen
 def scale_learning_rate(factor: float, now: float | None = None) -> Remedy:
     """Multiply the learning rate of every param group by ``factor``."""
     target = f" from {now:.3g} to {now * factor:.3g}" if now else ""
+    times = max(factor, 1 / factor)
+    size = f"{times:,.0f}×" if times >= 100 else f"{times:.3g}×"
     return Remedy(
-        action=f"{'Raise' if factor > 1 else 'Lower'} the learning rate {max(factor, 1 / factor):.3g}×{target}",
-        code=f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.3g}',
+        action=f"{'Raise' if factor > 1 else 'Lower'} the learning rate {size}{target}",
+        code=f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.6g}',
         source="Bengio 2012, Practical recommendations, section 3.1",
         treatment=functools.partial(_scale_learning_rate, factor=factor),
     )

@@ -66,11 +66,11 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def news(*findings: Finding, kind: str = "raised", step: int = 100) -> Report:
     changes = tuple(Change(kind, finding, number) for number, finding in enumerate(findings, 1))  # type: ignore[arg-type]
-    return Report(Diagnosis(step, findings), changes, findings, (), History(), 0.004)
+    return Report(Diagnosis(step, findings), changes, findings, (), History(), 0.004, 1.3)
 
 
 def ended(*findings: Finding, resolved: tuple[Finding, ...] = (), skipped: tuple[Skipped, ...] = ()) -> Report:
-    return Report(Diagnosis(1500, findings, skipped), (), findings, resolved, History(), 0.004)
+    return Report(Diagnosis(1500, findings, skipped), (), findings, resolved, History(), 0.004, 1.3)
 
 
 def shown(report: Report, width: int = 80, close: bool = False) -> str:
@@ -158,7 +158,7 @@ class TestSummary:
     def test_of_a_run_with_findings(self) -> None:
         text = shown(ended(POOR, DEAD, PLATEAU, resolved=(POOR,), skipped=TOO_EARLY), close=True)
         assert trimmed(text) == (
-            "netdoctor  3 findings. 1,500 steps watched; that took 0.4% of the time.\n"
+            "netdoctor  3 findings. 1,500 steps watched; cost 1.3 s, 0.4% of the time.\n"
             "Severity  Step  Rule                 Layers               State\n"
             "WARNING      1  poor-initialization  layers.0 … layers.5  resolved\n"
             "ERROR       12  dead-units           fc1                  active\n"
@@ -168,19 +168,19 @@ class TestSummary:
 
     def test_a_finding_that_another_explains_is_not_called_resolved(self) -> None:
         cause = replace(POOR, symptoms=(DEAD,))
-        report = Report(Diagnosis(9, (cause,)), (), (DEAD, cause), (DEAD,), History(), 0.0)
+        report = Report(Diagnosis(9, (cause,)), (), (DEAD, cause), (DEAD,), History(), 0.0, 0.0)
         assert re.search(r"dead-units .* symptom", shown(report, close=True))
 
     def test_where_nothing_was_found_the_skipped_rules_are_named(self) -> None:
         text = shown(ended(skipped=TOO_EARLY), close=True)
         assert " ".join(text.split()) == (
-            "netdoctor Nothing found. 1,500 steps watched; that took 0.4% of the time. "
+            "netdoctor Nothing found. 1,500 steps watched; cost 1.3 s, 0.4% of the time. "
             "3 rules could not judge: too early (2), no loss (1)."
         )
         assert "healthy" not in text
 
     def test_where_nothing_was_found_and_every_rule_judged(self) -> None:
-        line = "netdoctor  Nothing found. 1,500 steps watched; that took 0.4% of the time.\n"
+        line = "netdoctor  Nothing found. 1,500 steps watched; cost 1.3 s, 0.4% of the time.\n"
         assert shown(ended(), close=True) == line
 
     def test_a_run_without_steps_has_no_verdict(self) -> None:
@@ -344,7 +344,7 @@ def screen(body: str, columns: int = 80) -> list[str]:
         found = pickle.loads({pickle.dumps(POOR)!r})
 
         def report(console=Console()):
-            console.report(Report(Diagnosis(1, (found,)), (Change("raised", found, 1),), (found,), (), None, 0.0))
+            console.report(Report(Diagnosis(1, (found,)), (Change("raised", found, 1),), (found,), (), None, 0.0, 0.0))
         """
     source = textwrap.dedent(program) + textwrap.dedent(body)
     import fcntl

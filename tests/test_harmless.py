@@ -630,3 +630,15 @@ def test_compiled_after_watch(dynamic: bool) -> None:
     assert graphs <= 2
     assert monitor.step == 30
     assert len(monitor.history.series("loss")[0]) == 30
+
+
+def test_traced_and_exported_as_before() -> None:
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    x = torch.randn(8, 12)
+    with silent(model, every=1) as monitor:
+        assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+        for strict in (False, True):
+            assert torch.equal(torch.export.export(model, (x,), strict=strict).module()(x), model(x))
+        steps(model, torch.optim.SGD(model.parameters(), 0.1), 3)
+        assert [skipped for skipped in monitor.diagnose().skipped if not skipped.rule] == []
+        assert len(monitor.history.table("activation_rms")) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -623,3 +624,49 @@ def test_history_and_findings_can_be_read_after_closing() -> None:
     assert losses(monitor) == pytest.approx(seen)
     assert 0 < monitor.overhead <= 1
     assert isinstance(monitor.findings, tuple)
+
+
+def test_models_trained_in_threads_of_their_own() -> None:
+    models = [mlp() for _ in range(3)]
+    monitors = [silent(model) for model in models]
+    seen: dict[int, list[float]] = {}
+
+    def work(index: int) -> None:
+        seen[index] = train(models[index], torch.optim.SGD(models[index].parameters(), 0.1), 50)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, monitor in enumerate(monitors):
+        assert monitor.step == 50
+        assert losses(monitor) == pytest.approx(seen[index])
+        assert [skipped for skipped in monitor.diagnose().skipped if not skipped.rule] == []
+        monitor.close()
+
+
+@pytest.mark.parametrize("way", ["several losses", "not a scalar", "autograd.grad"])
+def test_backward_passes_out_of_sight(way: str) -> None:
+    """Their losses are not known; everything else is."""
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with silent(model) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            out = model(torch.randn(8, 6))
+            loss = F.cross_entropy(out, torch.randint(0, 3, (8,)))
+            if way == "several losses":
+                torch.autograd.backward([loss, out.square().mean()])
+            elif way == "not a scalar":
+                out.backward(torch.ones_like(out))
+            else:
+                parameters = list(model.parameters())
+                for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                    parameter.grad = gradient
+            optimizer.step()
+        assert [skipped for skipped in monitor.diagnose().skipped if not skipped.rule] == []
+        assert monitor.step == 5
+        assert len(monitor.history.table("activation_rms")) == 5
+        assert len(monitor.history.table("gradient_rms")) == 5
+        assert losses(monitor) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
@@ -57,8 +58,9 @@ class PassHook:
         if torch.compiler.is_dynamo_compiling():
             return
         probe = self.probe
-        if probe is not None:
+        if probe is not None and "_is_replica" not in module.__dict__:  # DataParallel's, on threads of their own
             probe.passes += 1
+            probe.thread = get_ident()
             probe.last_pass_with_gradients = torch.is_grad_enabled()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PassHook:
@@ -91,6 +93,7 @@ class ActivationProbe:
     Attributes:
         on: Whether this step is sampled; an instance attribute that every hook reads.
         passes: Forward passes of the root so far.
+        thread: Which thread ran the last one, 0 where none was seen.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
         order: Slots in order of execution.
@@ -104,6 +107,7 @@ class ActivationProbe:
         self.tracing = True
         self.passes = 0
         self.last_pass_with_gradients = True
+        self.thread = 0
         self.spent = 0.0
         self.order: list[int] = []
         self.nodes: dict[Node, int] = {}
@@ -126,6 +130,7 @@ class ActivationProbe:
         self._last_active = np.zeros((len(layers), 0), np.int64)
         self._samples = np.zeros(len(layers), np.int64)
         self._bounds: dict[torch.device, Tensor | None] = {}
+        self._bounded = np.zeros(len(layers), np.bool_)
 
     def attach(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
         """Install one hook on each layer and one on the root."""
@@ -150,6 +155,7 @@ class ActivationProbe:
                 and torch.is_grad_enabled()
                 and torch._C._current_graph_task_id() == -1  # else a checkpoint's second forward
                 and not torch.compiler.is_compiling()
+                and not torch.jit.is_tracing()
                 and not getattr(module, "_is_replica", False)
                 and torch._C._functorch.peek_interpreter_stack() is None
             ):

@@ -49,11 +49,7 @@ class Pace:
 
 
 class Schedule:
-    """Sampling and judging, each paced within its part of the budget, and the clock of the steps.
-
-    Attributes:
-        overhead: Share of the training time that netdoctor took so far.
-    """
+    """Sampling and judging, each paced within its part of the budget, and the clock of the steps."""
 
     def __init__(self, budget: float, every: int | None) -> None:
         self.sampling = Pace(budget * 0.7, every)
@@ -77,6 +73,11 @@ class Schedule:
         return median(self._durations) if self._durations else 0.0
 
     @property
+    def spent(self) -> float:
+        """Seconds that netdoctor took so far."""
+        return self.sampling.spent + self.judging.spent
+
+    @property
     def overhead(self) -> float:
-        spent = self.sampling.spent + self.judging.spent
-        return min(spent / self.seconds, 1.0) if self.seconds > 0 else 0.0
+        """The same as a share of the training time."""
+        return min(self.spent / self.seconds, 1.0) if self.seconds > 0 else 0.0

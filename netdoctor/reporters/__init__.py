@@ -32,6 +32,7 @@ class Report:
         resolved: Those of ``findings`` that are gone.
         history: The numbers.
         overhead: Share of the training time that netdoctor took so far (0.01 is 1 %).
+        seconds: The same in seconds.
     """
 
     diagnosis: Diagnosis
@@ -40,6 +41,7 @@ class Report:
     resolved: tuple[Finding, ...]
     history: History
     overhead: float
+    seconds: float
 
 
 class Reporter(Protocol):

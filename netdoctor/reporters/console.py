@@ -147,9 +147,9 @@ def layers(finding: Finding) -> str:
 def summary(page: _Page, report: Report) -> list[RenderableType]:
     """What was found in the whole run, and what could not be judged."""
     name, step, count = ("netdoctor", "bold"), report.diagnosis.step, len(report.findings)
-    if not step:
+    if not step and not count:
         return [_joined(page.paragraph(name, ("  No optimizer step was seen: no verdict.", "")))]
-    watched = f"{_counted(step, 'step')} watched; that took {report.overhead:.1%} of the time."
+    watched = f"{_counted(step, 'step')} watched; cost {report.seconds:.2g} s, {report.overhead:.1%} of the time."
     unjudged = _unjudged(report.diagnosis.skipped)
     if not count:
         return [_joined(page.paragraph(name, (f"  Nothing found. {watched} {unjudged}", "")))]

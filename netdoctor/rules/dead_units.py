@@ -28,9 +28,9 @@ def dead_units(
     """Units of a ReLU layer are silent on every input: they get no gradient and do not come back.
 
     ## What it looks at
-    The share of units without any output above 0 in the last 10 samples (640 inputs and more) of each layer whose output
-    goes through a ReLU; in a batch of 16 and more also in the last 3 samples. It speaks where nothing was learned: at
-    once where a whole layer is silent, at three quarters of a layer where training stalls.
+    The share of units without any output above 0 in the last 10 samples of each layer whose output goes through a
+    ReLU; where the batch is 16 or more, the last 3 samples are enough. It speaks where nothing was learned: at once
+    where a whole layer is silent, at three quarters of a layer where training stalls.
 
     ## Why it matters
     A silent ReLU unit has gradient 0, so nothing moves it. A silent layer stops every gradient of the layers below it:
@@ -99,7 +99,11 @@ def _lowest(history: History, statistic: str, samples: int) -> dict[str, float]:
 
 def _message(found: list[Layer], shares: dict[Layer, float], course: Progress | None, gone: bool) -> str:
     first = found[0]
-    share = f"All {first.units or ''} units".replace("  ", " ") if shares[first] == 1 else f"{shares[first]:.0%} of the units"
+    share = (
+        f"All {first.units or ''} units".replace("  ", " ")
+        if shares[first] == 1
+        else f"{shares[first]:.0%} of the units"
+    )
     more = f" (and of {len(found) - 1} more layers)" if len(found) > 1 else ""
     text = f"{share} of {first.name}{more} give no output above 0 for any input: "
     text += "no gradient passes" if gone else "no gradient reaches them"
@@ -139,7 +143,11 @@ def _run(silent: float, dead: float, loss: list[float], function: str = "relu") 
     facts = _FACTS.with_changes(layers=(layer, *_FACTS.layers[2:]))
     count = len(loss)
     return History.of(
-        facts, silent_share={"0": [silent] * count}, dead_share={"0": [dead] * count}, loss=loss, constant_loss=[2.3] * count
+        facts,
+        silent_share={"0": [silent] * count},
+        dead_share={"0": [dead] * count},
+        loss=loss,
+        constant_loss=[2.3] * count,
     )
 
 

@@ -63,7 +63,7 @@ def learning_rate_too_large(
     values = history.table("loss").values[:, 0] if history.table("loss").columns else np.zeros(0, np.float32)
     lost = bool(len(values)) and (not np.isfinite(values).all() or len(history.series("non_finite_loss")[1]) > 0)
     if history.facts.several_losses or len(updates) < 2 - lost or len(values) < 3 - lost:
-        yield Skipped("fewer than 2 updates or 3 losses seen, or several losses")
+        yield Skipped("several losses" if history.facts.several_losses else "fewer than 3 losses")
         return
     run = progress(history)
     finite = values[np.isfinite(values)].astype(np.float64)

@@ -9,7 +9,7 @@ import numpy as np
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import progress, weight_updates
+from netdoctor.progress import UNTOLD, progress, weight_updates
 from netdoctor.remedies import find_learning_rate, scale_learning_rate
 from netdoctor.rules.base import rule
 
@@ -48,7 +48,7 @@ def learning_rate_too_small(
     run = progress(history)
     steps, updates, largest = weight_updates(history)
     if run is None or len(updates) < samples or history.step < patience:
-        yield Skipped("too early, or a loss that does not tell of learning")
+        yield Skipped(UNTOLD if run is None else f"fewer than {patience} steps")
         return
     update = float(np.median(updates[-samples:]))
     rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)

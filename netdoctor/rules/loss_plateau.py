@@ -9,7 +9,7 @@ import numpy as np
 from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import progress
+from netdoctor.progress import UNTOLD, progress
 from netdoctor.remedies import scale_learning_rate
 from netdoctor.rules.base import rule
 from netdoctor.trends import is_flat, noise
@@ -47,7 +47,7 @@ def loss_plateau(
     steps, losses = history.series("loss")
     run = progress(history)
     if run is None or len(losses) < 2 * shortest or run.recent <= 0:
-        yield Skipped(f"fewer than {2 * shortest} losses, or a loss that does not tell of learning")
+        yield Skipped(UNTOLD if run is None else f"fewer than {2 * shortest} losses")
         return
     if not run.learned or run.falling or abs(run.recent) < floor * abs(run.reference):
         return

@@ -9,7 +9,7 @@ import numpy as np
 from netdoctor.facts import Facts, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import progress
+from netdoctor.progress import UNTOLD, progress
 from netdoctor.remedies import find_learning_rate
 from netdoctor.rules.base import rule
 
@@ -45,7 +45,7 @@ def not_learning(
     """
     run = progress(history)
     if run is None or run.steps < patience:
-        yield Skipped("too early, or a loss that does not tell of learning")
+        yield Skipped(UNTOLD if run is None else f"fewer than {patience} steps")
         return
     rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
     if len(rates):
@@ -57,7 +57,7 @@ def not_learning(
         return
     known = run.constant is not None
     if not known and run.steps < patience_start:
-        yield Skipped("no constant prediction to hold the loss against, and too early to hold it against its start")
+        yield Skipped(f"fewer than {patience_start} steps of a loss written by hand")
         return
     sequence = any(layer.kind in ("recurrent", "attention") for layer in history.facts.layers)
     sure = known and (run.steps >= patience_sequence or not sequence)

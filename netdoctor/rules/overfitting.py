@@ -11,7 +11,7 @@ import numpy as np
 from netdoctor.facts import Facts, Group, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import progress
+from netdoctor.progress import UNTOLD, progress
 from netdoctor.remedies import names_code
 from netdoctor.rules.base import rule
 from netdoctor.trends import noise
@@ -46,7 +46,7 @@ def overfitting(
     steps, values = history.series("val_loss")
     run = progress(history)
     if len(values) < patience + 1 or run is None:
-        yield Skipped(f"fewer than {patience + 1} validation losses, or a loss that does not tell of learning")
+        yield Skipped(UNTOLD if run is None else f"fewer than {patience + 1} validation losses")
         return
     best = int(np.argmin(values))
     if len(values) - 1 - best < patience:

@@ -14,15 +14,14 @@ from netdoctor.progress import progress, weight_updates
 from netdoctor.rules.base import rule
 
 BOUNDED = ("tanh", "sigmoid", "softsign")  # both sides end in slope 0; hardtanh may be a ReLU6, whose 0 is meant
-BEGINNING = 5  # samples that count as the start
 
 
 @rule(Severity.WARNING, explains=("covariate-shift", "loss-plateau", "not-learning"))
 def saturated_units(
     history: History,
     *,
-    start: float = 0.75,  # of the outputs in the first samples; tanh weights 10x too large (0.73) still train well
-    persistent: float = 0.5,  # of the outputs, where training stalls; healthy at the start: 0.2, digits as 0 … 16: 0.63
+    early: float = 0.75,  # of the outputs, while nothing is learned; tanh weights 10x too large (0.73) still train well
+    persistent: float = 0.5,  # of the outputs, where training stalls; healthy runs start below 0.2, on inputs of 0 … 16 at 0.6
     samples: int = 5,  # readings that are averaged
     oversized: float = 1.5,  # weight std over the one that keeps the variance
     update: float = 0.1,  # of a weight's norm in a step: such steps drive units into saturation
@@ -31,8 +30,8 @@ def saturated_units(
 
     ## What it looks at
     The share of outputs within 3 % of the bound in hidden layers: neither the output layer, nor gates, nor what is
-    multiplied with or added to another path. It speaks at three quarters in the first samples, and at half where
-    training stalls; never where the loss shows that the model has learned.
+    multiplied with or added to another path. It speaks at three quarters as long as nothing was learned, and at half
+    where training stalls.
 
     ## Why it matters
     At 97 % of its bound tanh passes 6 % of a gradient, a sigmoid 3 % of its input's change: a few such layers pass
@@ -57,25 +56,93 @@ def saturated_units(
     course = progress(history)
     if course is not None and course.learned:
         return
-    with np.errstate(invalid="ignore"):
-        shares = np.nan_to_num(np.where(np.isfinite(rows), rows, np.nan).mean(0))
     stalled = course is not None and course.stalled
-    early = len(table) <= BEGINNING or (table.stride == 1 and bool(_ill(table.values[:BEGINNING, places], start).any()))
-    if not stalled and len(rows) < 3:
-        yield Skipped("fewer than 3 samples")
+    bound = persistent if stalled else early
+    shares = dict(zip((table.columns[place] for place in places), rows.mean(0).tolist(), strict=True))
+    found = {name: share for name, share in shares.items() if share >= bound}  # NaN is not
+    if not found:
         return
-    bound = persistent if stalled else start
-    ill = shares >= bound
-    if not ill.any() or not (stalled or early):
-        return
-    found = {table.columns[place]: float(share) for place, share, bad in zip(places, shares, ill, strict=True) if bad}
-    first = next(iter(found))
-    large = _oversized(history, list(found), oversized)
-    text = f"{found[first]:.0%} of the outputs of {first}" + (f" (and {len(found) - 1} more layers)" if found[first:] else "")
+    first = max(found, key=lambda name: round(found[name], 1))  # the first executed of the worst
+    names = (first, *(name for name in found if name != first))
+    large = {name: ratio for name in names if (ratio := _weight_ratio(history, name)) >= oversized}
+    more = f" (and of {len(found) - 1} more layers)" if len(found) > 1 else ""
+    text = f"{found[first]:.0%} of the outputs of {first}{more} are within 3 % of the bounds of "
+    text += f"{history.facts.layer(first).nonlinearity}, where hardly any gradient passes"
+    if first in large:
+        text += f"; its weights are {large[first]:.2g}× those that keep the variance"
+    elif first in history.first("input_rms"):
+        text += f"; its input has rms {history.first('input_rms')[first]:.3g}"
     yield Evidence(
-        message=text,
-        layers=tuple(found),
-        readings=tuple(Reading(f"saturated share of {name}", share, bound) for name, share in found.items()),
+        message=text + ".",
+        layers=names,
+        readings=tuple(Reading(f"saturated share of {name}", found[name], bound) for name in names),
         confidence=0.85 if stalled or large else 0.7,
-        remedies=_remedies(history, list(found), large, update),
+        remedies=_remedies(history, names, bool(large), update),
     )
+
+
+def _hidden(facts: Facts) -> Iterator[Layer]:
+    """Layers with a bounded nonlinearity whose output reaches another weight layer and nothing but it."""
+    layers = {layer.name: layer for layer in facts.layers if layer.called}
+    passed: set[str] = set()  # layers whose output reaches a weight layer, in reverse order of execution
+    for layer in reversed(layers.values()):
+        if layer.kind in (*WEIGHTED, "norm") or layer.name in passed:
+            passed.update(layer.inputs)
+    for layer in layers.values():
+        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual:
+            after = (other for other in layers.values() if layer.name in other.inputs and other.kind == "activation")
+            if not any(other.residual for other in after):
+                yield layer
+
+
+def _weight_ratio(history: History, layer: str) -> float:
+    """Weight std of a layer now over the one that keeps the variance."""
+    facts = history.facts
+    weight = facts.weight(layer)
+    std = history.latest("weight_std").get(weight.name, 0.0) if weight is not None else 0.0
+    return std / remedies.ideal_std(facts.layer(layer))
+
+
+def _remedies(history: History, names: tuple[str, ...], large: bool, update: float) -> tuple[Remedy, ...]:
+    """By evidence: steps that were too large, weights that are, else the scale of what the layers are given."""
+    facts = history.facts
+    weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
+    steps = weight_updates(history)[1]
+    largest = float(steps.max()) if len(steps) else 0.0
+    norm = remedies.normalise(facts, names)
+    if large and largest >= update:
+        return remedies.start_again(facts, weighted, remedies.slower(largest)), norm
+    if large:
+        return remedies.initialise(facts, [name for name in weighted if name in names] or weighted), norm
+    if largest >= update:
+        return remedies.start_again(facts, weighted, remedies.slower(largest)), norm
+    return (norm,)
+
+
+_FACTS = Facts(
+    layers=(
+        Layer("0", "linear", "Linear", "", 64, 64, 64, "tanh", (), called=True),
+        Layer("2", "linear", "Linear", "", 64, 64, 64, "sigmoid", ("0",), called=True),
+        Layer("4", "linear", "Linear", "", 64, 10, 10, "sigmoid", ("2",), called=True),
+    )
+)
+_LEARNING = [2.3 * 0.95**i for i in range(40)]
+
+
+def _run(shares: tuple[float, float, float], loss: list[float], facts: Facts = _FACTS) -> History:
+    columns = dict(zip("024", ([share] * len(loss) for share in shares), strict=True))
+    return History.of(facts, saturated_share=columns, loss=loss, constant_loss=[2.3] * len(loss))
+
+
+FIRES: tuple[History, ...] = (
+    _run((0.9, 0.9, 0.0), [25.0] * 3),  # from the first steps on
+    _run((0.1, 0.6, 0.0), [2.3] * 40),
+)
+QUIET: tuple[History, ...] = (
+    _run((0.02, 0.05, 0.0), _LEARNING),
+    _run((0.9, 0.72, 0.0), _LEARNING),  # saturated and learning
+    _run((0.6, 0.2, 0.0), [2.3, 2.28, 2.26]),  # digits as 0 … 16, the first steps
+    _run((0.0, 0.0, 0.99), [2.3] * 40),  # a confident output
+    _run((0.99, 0.0, 0.0), [2.3] * 40, Facts(layers=(Layer("0", "linear", nonlinearity="relu", called=True),))),
+    History.of(_FACTS, loss=[2.3]),  # too early
+)

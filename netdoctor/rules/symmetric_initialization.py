@@ -14,7 +14,7 @@ from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.ERROR, explains=("vanishing-gradient", "loss-plateau", "not-learning"))
+@rule(Severity.ERROR, explains=("poor-initialization", "dead-units", "vanishing-gradient", "loss-plateau", "not-learning"))
 def symmetric_initialization(
     history: History,
     *,

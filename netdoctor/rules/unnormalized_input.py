@@ -83,7 +83,8 @@ def unnormalized_input(
         one, each = remedies.standardise(layer, m, s if s > 0 else 1.0), remedies.standardise_features(layer)
         normed = any(other.kind == "norm" and layer.name in other.inputs for other in history.facts.layers)
         yield Evidence(
-            message=text + (f", and its features differ in scale: their means spread by {between:.3g}." * features or "."),
+            message=text
+            + (f", and its features differ in scale: their means spread by {between:.3g}." * features or "."),
             layers=(layer.name,) if layer.name else (),
             readings=(reading, Reading("mean of the input", m, 0.0, "x"), Reading("std of the input", s, 1.0, "x")),
             confidence=0.9,
@@ -118,9 +119,12 @@ _BEHIND_NORM = Facts(layers=(Layer("0", "norm", called=True), Layer("1", "linear
 
 
 def _input(mean: float, std: float, signal: float, high: float, facts: Facts = _FACTS) -> History:
-    hidden = 50.0  # whatever the later layers are given
-    tables = {"input_mean": mean, "input_std": std, "input_signal": signal, "input_max": high}
-    return History.of(facts, **{name: {"0": [x] * 3, "2": [hidden] * 3} for name, x in tables.items()})
+    def both(value: float) -> dict[str, list[float]]:
+        return {"0": [value] * 3, "2": [50.0] * 3}  # whatever the later layer is given
+
+    return History.of(
+        facts, input_mean=both(mean), input_std=both(std), input_signal=both(signal), input_max=both(high)
+    )
 
 
 FIRES: tuple[History, ...] = (
