@@ -8,6 +8,11 @@ from typing import Any
 WEIGHTED = ("linear", "conv", "recurrent", "attention")  # kinds whose weights mix units
 
 
+def spoken(name: str) -> str:
+    """A module's name in a sentence: those of nn.Sequential are bare numbers, the root's is empty."""
+    return f"layer {name}" if name[:1].isdigit() else name or "the model"
+
+
 @dataclass(frozen=True)
 class Layer:
     """One watched module.

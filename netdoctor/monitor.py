@@ -192,7 +192,9 @@ class Monitor:
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:
         book = self._casebook
-        return Report(diagnosis, changes, book.findings, book.resolved, self.history, self.overhead, self._schedule.spent)
+        return Report(
+            diagnosis, changes, book.findings, book.resolved, self.history, self.overhead, self._schedule.spent
+        )
 
     def _deliver(self, reporter: Reporter, call: Callable[[Report], None], report: Report) -> None:
         try:

@@ -147,3 +147,9 @@ def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats, Floats]
     at = np.arange(len(rows))
     median = (ratios[at, (count - 1) // 2] + ratios[at, count // 2]) / 2
     return table.steps[rows], median, ratios[at, count - 1]
+
+
+def first_updates(history: History, samples: int = 10) -> float:
+    """Typical norm of an update over that of its weight in the first samples, before anything blew up; 0 unknown."""
+    medians = weight_updates(history)[1][:samples]
+    return float(np.median(medians)) if len(medians) else 0.0

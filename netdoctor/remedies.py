@@ -217,10 +217,9 @@ def start_again(facts: Facts, layers: Sequence[str], factor: float) -> Remedy:
 
 
 def slower(update_ratio: float) -> float:
-    """Factor on the learning rate that makes steps of ``update_ratio`` about 1 %: a round number, at most 0.5."""
-    wanted = min(max(0.01 / update_ratio, 1e-4), 0.5)
-    power = 10.0 ** math.floor(math.log10(wanted))
-    return next(m * power for m in (5, 2, 1) if m * power <= wanted * 1.0001)
+    """Factor on the learning rate that makes of updates of ``update_ratio`` updates of about 1 %; at most 0.5."""
+    wanted = min(max(0.01 / max(update_ratio, 1e-9), 1e-4), 0.5)
+    return float(f"{wanted:.0e}")
 
 
 def standardise(layer: Layer, mean: float, std: float) -> Remedy:
@@ -229,7 +228,7 @@ def standardise(layer: Layer, mean: float, std: float) -> Remedy:
         action=f"Standardise the input with its measured mean {mean:.3g} and standard deviation {std:.3g}",
         code=f"x = (x - {mean:.4g}) / {std:.4g}  # in the data pipeline, the same for training, validation and test",
         source="LeCun et al. 1998, Efficient BackProp, section 4.3",
-        effect="the first layer's gradients no longer dwarf, or drown in, those of the others",
+        effect="the first layer's gradients fit those of the others; start again with fresh weights",
         treatment=functools.partial(_prepend, layer=layer.name, make=functools.partial(_Standardise, mean, std)),
     )
 
@@ -242,7 +241,7 @@ def standardise_features(layer: Layer) -> Remedy:
         code="mean, std = x_train.mean(0), x_train.std(0).clamp_min(1e-6)\n"
         f"x_train, x_test = (x_train - mean) / std, (x_test - mean) / std  # {axes}",
         source="LeCun et al. 1998, Efficient BackProp, section 4.3; sklearn.preprocessing.StandardScaler",
-        effect="features count by what they tell, not by their unit",
+        effect="features count by what they tell, not by their unit; start again with fresh weights",
         treatment=functools.partial(_prepend, layer=layer.name, make=_StandardiseFeatures),
     )
 

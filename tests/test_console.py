@@ -129,7 +129,7 @@ class TestBlocks:
         ("layers", "said"),
         [
             ((), "dead-units"),
-            (("",), "dead-units  (model)"),
+            (("",), "dead-units  the model"),
             (("a", "b"), "dead-units  a, b"),
             (("a", "b", "c"), "dead-units  a … c"),
             (tuple(f"l{index}" for index in range(200)), "dead-units  l0 … l199 (200 layers)"),

@@ -155,7 +155,7 @@ class ActivationProbe:
                 and torch.is_grad_enabled()
                 and torch._C._current_graph_task_id() == -1  # else a checkpoint's second forward
                 and not torch.compiler.is_compiling()
-                and not torch.jit.is_tracing()
+                and torch._C._get_tracing_state() is None  # else of torch.jit.trace
                 and not getattr(module, "_is_replica", False)
                 and torch._C._functorch.peek_interpreter_stack() is None
             ):

@@ -1,6 +1,6 @@
 """Reads the losses that the user's own program computes.
 
-Training losses are read where `backward` is called, validation losses where a loss function is called without gradients.
+Training losses are read where `backward` is called, validation losses where a loss function runs without gradients.
 
 The only patches of netdoctor are here: `torch.autograd.backward` (which `Tensor.backward` calls) and torch's loss
 functions (which the criterion modules call). They are installed with the first listener and restored with the last.

@@ -13,6 +13,7 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
+from netdoctor.facts import spoken
 from netdoctor.findings import Finding, Remedy, Severity, Skipped
 from netdoctor.reporters import Change, Report
 from netdoctor.reporters.terminal import bars_cleared, terminal_for
@@ -138,7 +139,7 @@ def _advice(page: _Page, change: Change) -> list[Text]:
 
 def layers(finding: Finding) -> str:
     """The layers of a finding in a few words."""
-    names = [name or "(model)" for name in finding.layers]
+    names = [spoken(name) for name in finding.layers]
     if len(names) <= 2:
         return ", ".join(names)
     return f"{names[0]} … {names[-1]}" + (f" ({len(names)} layers)" if len(names) > 6 else "")

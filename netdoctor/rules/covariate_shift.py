@@ -22,6 +22,8 @@ def covariate_shift(
     share: float = 0.5,  # of the hidden layers that move so: sick 0.27 to 0.55 in their median, with BatchNorm 0.02
     samples: int = 10,  # latest readings that are compared
     alive: float = 0.75,  # share of silent units from which a layer's output tells nothing
+    batch: int = 16,  # samples; the inputs of smaller batches move by chance (0.3 in batches of 4)
+    patience: int = 20,  # losses before a training counts as stalled
 ) -> Iterator[Evidence | Skipped]:
     """The inputs of hidden layers keep moving by much of their own spread, and training stalls.
 
@@ -50,7 +52,10 @@ def covariate_shift(
     if len(means) < samples or means.shape != stds.shape:
         yield Skipped(f"fewer than {samples} samples")
         return
-    if not course.stalled:
+    if 0 < history.facts.batch < batch:
+        yield Skipped(f"batches of {history.facts.batch} move by chance")
+        return
+    if not course.stalled or course.steps < patience:
         return
     table = history.table("input_mean")
     hidden = _hidden(history, alive)
@@ -83,7 +88,7 @@ def covariate_shift(
         ),
         confidence=0.7,
         remedies=(
-            remedies.normalise(history.facts, _sources(history.facts, moving)),
+            remedies.normalise(history.facts, _sources(history.facts)),
             *((slow,) if largest >= 0.02 else ()),
         ),
     )
@@ -99,12 +104,12 @@ def _hidden(history: History, alive: float) -> set[str]:
     }
 
 
-def _sources(facts: Facts, names: dict[str, float]) -> list[str]:
-    """The weight layers that feed ``names``, in order of execution: a normalisation goes behind them."""
-    layers = {layer.name: layer for layer in facts.layers}
+def _sources(facts: Facts) -> list[str]:
+    """All weight layers that feed another one directly, in order of execution: a normalisation goes behind them."""
+    layers = {layer.name: layer for layer in facts.layers if layer.called}
     found = set()
-    for name in names:
-        for source in layers[name].inputs:
+    for layer in layers.values():
+        for source in layer.inputs if layer.kind in WEIGHTED else ():
             while source in layers and layers[source].kind == "activation" and layers[source].inputs:
                 source = layers[source].inputs[0]
             if source in layers and layers[source].kind in WEIGHTED:

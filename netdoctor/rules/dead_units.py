@@ -10,7 +10,7 @@ from netdoctor import remedies
 from netdoctor.facts import Facts, Layer
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import Progress, progress, weight_updates
+from netdoctor.progress import Progress, first_updates, progress
 from netdoctor.rules.base import rule
 
 RECTIFIED = ("relu", "relu6")  # 0 with slope 0 below 0; leaky_relu, elu, gelu and silu let gradients through
@@ -22,7 +22,9 @@ def dead_units(
     history: History,
     *,
     whole: float = 0.98,  # of a layer's units: no signal passes; seen in none of 120 healthy runs
-    most: float = 0.75,  # of a layer's units, where training stalls; 0.88 is healthy where it learns (an autoencoder)
+    most: float = 0.9,  # of a layer's units, where training stalls; an autoencoder may start with 0.88 and learn
+    patience: int = 20,  # losses before a training counts as stalled
+    many: float = 0.25,  # of a layer's units: worth fresh weights as well (healthy median 0.11)
     update: float = 0.1,  # of a weight's norm in a step: such steps kill units (healthy median 0.002, at most 0.1)
 ) -> Iterator[Evidence | Skipped]:
     """Units of a ReLU layer are silent on every input: they get no gradient and do not come back.
@@ -30,7 +32,7 @@ def dead_units(
     ## What it looks at
     The share of units without any output above 0 in the last 10 samples of each layer whose output goes through a
     ReLU; where the batch is 16 or more, the last 3 samples are enough. It speaks where nothing was learned: at once
-    where a whole layer is silent, at three quarters of a layer where training stalls.
+    where a whole layer is silent, at nine units of ten where training stalls.
 
     ## Why it matters
     A silent ReLU unit has gradient 0, so nothing moves it. A silent layer stops every gradient of the layers below it:
@@ -62,7 +64,7 @@ def dead_units(
         if name in silent and (name in dead or (layer.units >= 8 and several))
     }
     gone = [layer for layer, share in shares.items() if share >= whole]
-    stalled = course is not None and course.stalled
+    stalled = course is not None and course.stalled and course.steps >= patience
     found = gone or [layer for layer, share in shares.items() if stalled and share >= most]
     if not found:
         return
@@ -73,7 +75,7 @@ def dead_units(
             Reading(f"share of silent units of {layer.name}", shares[layer], whole if gone else most) for layer in found
         ),
         confidence=0.9 if gone and course is not None else 0.75,
-        remedies=_remedies(history, found, update),
+        remedies=_remedies(history, found, [layer.name for layer, share in shares.items() if share >= many], update),
     )
 
 
@@ -113,19 +115,18 @@ def _message(found: list[Layer], shares: dict[Layer, float], course: Progress | 
     return text + "."
 
 
-def _remedies(history: History, found: list[Layer], update: float) -> tuple[Remedy, ...]:
+def _remedies(history: History, found: list[Layer], ill: list[str], update: float) -> tuple[Remedy, ...]:
     """By evidence: steps that were too large, else weights and biases; a slope for silent units in any case."""
     facts, names = history.facts, {layer.name for layer in found}
     leaky = remedies.replace_by_leaky_relu(
         [layer.name for layer in facts.layers if layer.function in RECTIFIED and (names & {layer.name, *layer.inputs})]
     )
     weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
-    steps = weight_updates(history)[1]
-    largest = float(steps.max()) if len(steps) else 0.0
-    if largest >= update and weighted:
-        return remedies.start_again(facts, weighted, remedies.slower(largest)), leaky
-    ill = [name for name in weighted if name in names]
-    return (remedies.initialise(facts, ill), leaky) if ill else (leaky,)
+    typical = first_updates(history)
+    if typical >= update and weighted:
+        return remedies.start_again(facts, weighted, remedies.slower(typical)), leaky
+    fresh = [name for name in weighted if name in ill]
+    return (remedies.initialise(facts, fresh), leaky) if fresh else (leaky,)
 
 
 _FACTS = Facts(
@@ -153,7 +154,7 @@ def _run(silent: float, dead: float, loss: list[float], function: str = "relu") 
 
 FIRES: tuple[History, ...] = (
     _run(1.0, 1.0, [2.3] * 12),
-    _run(0.85, 0.8, [2.3] * 40),
+    _run(0.95, 0.92, [2.3] * 40),
     History.of(_FACTS, silent_share={"0": [1.0] * 3}, loss=[2.3] * 3),  # from the first steps on
 )
 QUIET: tuple[History, ...] = (

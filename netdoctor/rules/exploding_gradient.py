@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from netdoctor import remedies
 from netdoctor.depth import profile
-from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -72,7 +72,7 @@ def exploding_gradient(
     if depth is not None and (first > depth_severe or (first > depth_ratio and stalled)):
         factor = first ** (1 / (len(ratio) - 1))
         yield Evidence(
-            message=f"Gradients grow {factor:.2g}× per layer on their way back: at {depth.layers[0]} they are "
+            message=f"Gradients grow {factor:.2g}× per layer on their way back: at {spoken(depth.layers[0])} they are "
             f"{first:.2g} times those of the last layers (healthy: up to 50)",
             layers=depth.layers[: int(np.argmax(~(ratio > depth_ratio))) or len(ratio)],
             readings=(Reading("gradient at the first over the last outputs", first, depth_ratio, "", depth.steps),),

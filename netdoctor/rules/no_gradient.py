@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import remedies
-from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
@@ -67,8 +67,7 @@ def no_gradient(
         yield Evidence(
             message=f"{_listed(cut_off)} {'run' if len(cut_off) > 1 else 'runs'} in the forward pass, but never "
             f"{'get' if len(cut_off) > 1 else 'gets'} a gradient in {int(seen.max())} samples, while "
-            f"{called[first_reached]} and later layers do: the way back is cut between {cut_off[-1]} and "
-            f"{called[first_reached]}",
+            f"{spoken(called[first_reached])} and later layers do: the way back is cut between the two",
             layers=tuple(cut_off),
             readings=(Reading("layers without gradient", float(len(cut_off)), 0.0, "", span),),
             confidence=0.9,
@@ -115,11 +114,12 @@ def _all_zero(history: History, norms: NDArray[np.float32]) -> Evidence:
 
 def _listed(names: Sequence[str]) -> str:
     if len(names) <= 2:
-        return " and ".join(name or "the model" for name in names)
-    return f"{names[0]} … {names[-1]} ({len(names)} layers)"
+        return " and ".join(spoken(name) for name in names)
+    return f"{spoken(names[0])} … {spoken(names[-1])} ({len(names)} layers)"
 
 
 def _connect(last: str, first: str) -> Remedy:
+    last, first = spoken(last), spoken(first)
     return Remedy(
         f"Connect {last} with {first}: no detach(), .data, numpy, argmax or no_grad() between them",
         f"# in forward, between {last} and {first}: h = h, in place of h = h.detach()",

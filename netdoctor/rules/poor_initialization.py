@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from netdoctor import remedies
-from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -149,14 +149,14 @@ class _Stack:
         else:
             text = f"Weights of {len(ill)} layers are up to {std / ideal:.1f}× too large. "
         function = layer.nonlinearity if layer.nonlinearity in remedies.GAINS else "linear"
-        text += f"Weight std of {layer.name} is {std:.3g}; {ideal:.3g} keeps the variance "
+        text += f"Weight std of {spoken(layer.name)} is {std:.3g}; {ideal:.3g} keeps the variance "
         text += f"({function}, fan-in {layer.fan_in})."
         gradient = history.first("activation_gradient_rms")
         first_rms, last_rms = gradient.get(names[0], 0.0), gradient.get(names[-1], 0.0)
         if first_rms > 0 and last_rms > 0 and not 0.5 < first_rms / last_rms < 2:
             where = "above" if first_rms > last_rms else "below"
             times = max(first_rms / last_rms, last_rms / first_rms)
-            text += f" Gradients of {names[0]} are {times:.2g}× {where} those of {names[-1]}."
+            text += f" Gradients of {spoken(names[0])} are {times:.2g}× {where} those of {spoken(names[-1])}."
         return text
 
 

@@ -10,7 +10,7 @@ from netdoctor import remedies
 from netdoctor.facts import WEIGHTED, Facts, Layer
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import progress, weight_updates
+from netdoctor.progress import first_updates, progress
 from netdoctor.rules.base import rule
 
 BOUNDED = ("tanh", "sigmoid", "softsign")  # both sides end in slope 0; hardtanh may be a ReLU6, whose 0 is meant
@@ -21,7 +21,8 @@ def saturated_units(
     history: History,
     *,
     early: float = 0.75,  # of the outputs, while nothing is learned; tanh weights 10x too large (0.73) still train well
-    persistent: float = 0.5,  # of the outputs, where training stalls; healthy runs start below 0.2, on inputs of 0 … 16 at 0.6
+    persistent: float = 0.5,  # of the outputs, where training stalls; healthy runs start below 0.2, at 0.6 on 0 … 16
+    patience: int = 20,  # losses before a training counts as stalled
     samples: int = 5,  # readings that are averaged
     oversized: float = 1.5,  # weight std over the one that keeps the variance
     update: float = 0.1,  # of a weight's norm in a step: such steps drive units into saturation
@@ -56,7 +57,7 @@ def saturated_units(
     course = progress(history)
     if course is not None and course.learned:
         return
-    stalled = course is not None and course.stalled
+    stalled = course is not None and course.stalled and course.steps >= patience
     bound = persistent if stalled else early
     shares = dict(zip((table.columns[place] for place in places), rows.mean(0).tolist(), strict=True))
     found = {name: share for name, share in shares.items() if share >= bound}  # NaN is not
@@ -107,16 +108,12 @@ def _remedies(history: History, names: tuple[str, ...], large: bool, update: flo
     """By evidence: steps that were too large, weights that are, else the scale of what the layers are given."""
     facts = history.facts
     weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
-    steps = weight_updates(history)[1]
-    largest = float(steps.max()) if len(steps) else 0.0
+    typical = first_updates(history)
     norm = remedies.normalise(facts, names)
-    if large and largest >= update:
-        return remedies.start_again(facts, weighted, remedies.slower(largest)), norm
-    if large:
-        return remedies.initialise(facts, [name for name in weighted if name in names] or weighted), norm
-    if largest >= update:
-        return remedies.start_again(facts, weighted, remedies.slower(largest)), norm
-    return (norm,)
+    if typical >= update and weighted:
+        return remedies.start_again(facts, weighted, remedies.slower(typical)), norm
+    ill = [name for name in weighted if name in names]
+    return (remedies.initialise(facts, ill), norm) if large and ill else (norm,)
 
 
 _FACTS = Facts(

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.ERROR, explains=("poor-initialization", "dead-units", "vanishing-gradient", "loss-plateau", "not-learning"))
+@rule(
+    Severity.ERROR, explains=("poor-initialization", "dead-units", "vanishing-gradient", "loss-plateau", "not-learning")
+)
 def symmetric_initialization(
     history: History,
     *,
@@ -60,7 +62,8 @@ def symmetric_initialization(
     ]
     sentence = " and ".join(what)
     yield Evidence(
-        message=f"{sentence[0].upper()}{sentence[1:]} after {len(seen) - 1} measured updates, first in {layers[0]}.",
+        message=f"{sentence[0].upper()}{sentence[1:]} after {len(seen) - 1} measured updates, "
+        f"first in {spoken(layers[0])}.",
         layers=layers,
         readings=(
             *(

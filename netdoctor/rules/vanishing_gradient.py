@@ -10,7 +10,7 @@ import numpy as np
 
 from netdoctor import remedies
 from netdoctor.depth import Profile, profile
-from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -67,8 +67,8 @@ def vanishing_gradient(
     start, end = depth.weights[0], depth.weights[-1]
     factor = float(max(both[0], 1e-45) ** (1 / (len(both) - 1)))
     yield Evidence(
-        message=f"Gradients shrink to {factor:.2g}× per layer on their way back: rms {end:.2g} at {depth.layers[-1]}, "
-        f"{start:.2g} at {depth.layers[0]}, {depth.ratio[0]:.1g} of the last layers (healthy: 0.1 … 3)",
+        message=f"Gradients shrink to {factor:.2g}× per layer on their way back: "
+        f"rms {end:.2g} at {spoken(depth.layers[-1])}, {start:.2g} at {spoken(depth.layers[0])}, {depth.ratio[0]:.1g} of the last layers (healthy: 0.1 … 3)",
         layers=depth.layers[:early],
         readings=(
             Reading("gradient of the first over the last weights", float(depth.ratio[0]), bound, "", depth.steps),

@@ -66,7 +66,7 @@ def test_detached_encoder_is_found_within_five_steps_and_can_be_frozen() -> None
     model = Model("detach")
     (evidence,) = found(train(model, 5))
     assert evidence.layers == ("encoder.0", "encoder.2")
-    assert "between encoder.2 and pooler" in evidence.message
+    assert "Connect encoder.2 with pooler" in evidence.remedies[0].action
     evidence.remedies[1].apply(model)
     assert not model.encoder[0].weight.requires_grad
     assert not found(train(model, 5))

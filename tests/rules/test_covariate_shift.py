@@ -1,0 +1,68 @@
+"""covariate-shift on real runs: inputs that jump while training stalls, and BatchNorm, which holds them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from netdoctor.history import History
+from netdoctor.rules.covariate_shift import FIRES, QUIET, covariate_shift
+from tests.rules.training import digits, mlp, train
+
+
+def deep(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    hidden = [layer for _ in range(5) for layer in (nn.Linear(64, 64), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(64, 10))
+
+
+def sgd(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr)
+
+
+def mean_loss(losses: list[float]) -> float:
+    return sum(losses[-10:]) / 10
+
+
+@pytest.mark.parametrize("history", FIRES)
+def test_fires(history: History) -> None:
+    assert len(covariate_shift(history)) == 1
+
+
+@pytest.mark.parametrize("history", QUIET)
+def test_quiet(history: History) -> None:
+    assert not [answer for answer in covariate_shift(history) if hasattr(answer, "message")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_large_steps_in_a_deep_net_are_found_and_batch_norm_cures_them(seed: int) -> None:
+    model = deep(seed)
+    optimizer = sgd(model, 2.0)
+    findings, losses = train(covariate_shift, model, optimizer, 150, batch=64)
+    assert mean_loss(losses) > 2.0
+    assert findings
+    assert set(findings[-1].layers) <= {"2", "4", "6", "8", "10"}  # never the first, whose input is the data
+    cured = deep(seed)
+    optimizer = sgd(cured, 2.0)
+    exec(findings[-1].remedies[0].code, {"model": cured, "optimizer": optimizer, "nn": nn})
+    assert [type(part[1]) for part in cured if isinstance(part, nn.Sequential)] == [nn.BatchNorm1d] * 5
+    assert len(optimizer.param_groups) == 6
+    findings, losses = train(covariate_shift, cured, optimizer, 300, batch=64)
+    assert mean_loss(losses) < 0.7
+    assert not findings
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_runs_that_learn_are_quiet(seed: int) -> None:
+    for model, lr in ((mlp(seed), 0.1), (deep(seed), 0.1), (mlp(seed), 0.5)):
+        assert not train(covariate_shift, model, sgd(model, lr), 200)[0]
+
+
+def test_runs_that_stall_for_other_reasons_are_quiet() -> None:
+    model = mlp()
+    assert not train(covariate_shift, model, sgd(model, 1e-5), 150)[0]
+    model = mlp()
+    assert not train(covariate_shift, model, sgd(model, 0.05), 150, digits(noise=1.0))[0]
+    model = mlp()
+    assert not train(covariate_shift, model, sgd(model, 1e-3), 60, batch=4)[0]
