@@ -166,8 +166,9 @@ class Monitor:
                 diagnosis = self._judge()
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
+        report = self._report(diagnosis, ())
         for reporter in self._reporters:
-            self._deliver(reporter, reporter.close, self._report(diagnosis, ()))
+            self._deliver(reporter, reporter.close, report)
 
     def __enter__(self) -> Monitor:
         return self

@@ -149,7 +149,8 @@ def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats, Floats]
     return table.steps[rows], median, ratios[at, count - 1]
 
 
-def first_updates(history: History, samples: int = 10) -> float:
-    """Typical norm of an update over that of its weight in the first samples, before anything blew up; 0 unknown."""
-    medians = weight_updates(history)[1][:samples]
-    return float(np.median(medians)) if len(medians) else 0.0
+def first_updates(history: History) -> float:
+    """Typical norm of an update over that of its weight before anything blew up, over the first steps; 0 unknown."""
+    steps, medians, _ = weight_updates(history)
+    early = medians[steps <= 5], medians[:10]
+    return max((float(np.median(part)) for part in early if len(part)), default=0.0)

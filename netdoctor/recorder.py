@@ -120,7 +120,7 @@ class Recorder:
 
     def _elsewhere(self) -> bool:
         """Whether this thread is another one than the model's: what happens in it is another model's."""
-        return self._activations.thread not in (0, get_ident())
+        return self._activations.thread != get_ident()
 
     def before_backward(self, loss: Tensor) -> None:
         if self._elsewhere():
@@ -167,7 +167,9 @@ class Recorder:
         changed = None
         try:
             held = self._holdings.of(optimizer, self._names)
-            if not held and self._elsewhere():
+            if held:
+                self._activations.thread = get_ident()  # compiled forward passes do not tell
+            elif self._elsewhere():
                 return None
             self._losses.before_step()
             if self._stray is not None:

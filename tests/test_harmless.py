@@ -632,6 +632,7 @@ def test_compiled_after_watch(dynamic: bool) -> None:
     assert len(monitor.history.series("loss")[0]) == 30
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
 def test_traced_and_exported_as_before() -> None:
     model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
     x = torch.randn(8, 12)

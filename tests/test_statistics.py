@@ -1,4 +1,4 @@
-"""Each statistic of the history against its definition, computed apart in float64 on models small enough to be seen whole."""
+"""Each statistic of the history against its definition, in float64, on models small enough to be seen whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 14
 
 
 def model_of_all_kinds(seed: int = 0) -> nn.Sequential:
-    """At most 64 samples of 64 units in every tensor; some units of "2" are silent at times, "6" is saturated in part."""
+    """At most 64 samples of 64 units in every tensor; units of "2" are silent at times, "6" is saturated in part."""
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Conv1d(2, 8, 2, stride=2),
@@ -35,8 +35,10 @@ def model_of_all_kinds(seed: int = 0) -> nn.Sequential:
         nn.Linear(20, 5),
     )
     with torch.no_grad():
-        model[6].weight.mul_(8)
-        model[1].bias[:3] = torch.tensor([-9.0, -2.2, -2.2])  # one dead unit, two that are silent in some batches
+        model.get_parameter("6.weight").mul_(8)
+        model.get_parameter("1.bias")[:3] = torch.tensor(
+            [-9.0, -2.2, -2.2]
+        )  # one dead unit, two that are silent in some batches
     return model
 
 
@@ -50,7 +52,7 @@ def double(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def by_unit(tensor: Tensor, name: str) -> np.ndarray[Any, Any]:
-    """[samples, units]"""
+    """As [samples, units]."""
     array = double(tensor)
     return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]) if array.ndim > 2 else array
 
@@ -91,14 +93,14 @@ class Oracle:
         want["loss", ""] = float(loss.detach())
         for name, gradient in zip(names, at_outputs, strict=True):
             out, given = by_unit(self.outputs[name], name), by_unit(self.inputs[name], name)
-            self.alive.setdefault(name, []).append((out > 0).any(0))
+            self.alive.setdefault(name, []).append(np.asarray((out > 0).any(0)))
             want |= {
                 ("activation_mean", name): out.mean(),
                 ("activation_std", name): out.std(),
                 ("activation_rms", name): rms(out),
-                ("activation_max", name): np.abs(out).max(),
+                ("activation_max", name): float(np.abs(out).max()),
                 ("activation_signal", name): np.sqrt(out.var(0).mean()),
-                ("silent_share", name): np.mean(~(out > 0).any(0)),
+                ("silent_share", name): float(np.mean(~np.asarray((out > 0).any(0)))),
                 ("activation_gradient_rms", name): rms(double(gradient)),
             }
             if len(self.alive[name]) >= 10:
@@ -209,9 +211,9 @@ def test_what_is_not_finite_is_counted_and_leaves_the_others_as_they_are():
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for step in range(3):
         with torch.no_grad():
-            model[0].bias.fill_(5.0)  # every unit is active
+            model.get_parameter("0.bias").fill_(5.0)  # every unit is active
             if step == 2:
-                model[2].weight[0, 0] = torch.inf
+                model.get_parameter("2.weight")[0, 0] = torch.inf
         loss = model(torch.ones(5, 4)).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -228,7 +230,7 @@ def test_what_is_not_finite_is_counted_and_leaves_the_others_as_they_are():
 def test_units_without_any_variety_have_no_spread():
     model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2))
     with torch.no_grad():
-        model[0].weight.copy_(torch.randn(1, 6).expand(8, 6))
+        model.get_parameter("0.weight").copy_(torch.randn(1, 6).expand(8, 6))
     monitor = watch(model, every=1, reporters=[])
     model(torch.randn(4, 6)).sum().backward()
     torch.optim.SGD(model.parameters(), 0.1).step()
@@ -259,7 +261,7 @@ def train(
 
 def test_the_learning_rate_is_the_one_that_the_step_used():
     model = nn.Linear(3, 1)
-    groups = [{"params": [model.weight]}, {"params": [model.bias], "lr": 1.0}]
+    groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "lr": 1.0}]
     optimizer = torch.optim.SGD(groups, 0.5)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     history = train(model, lambda step: model(torch.randn(2, 3)).sum(), 4, 1, optimizer, scheduler)
@@ -323,7 +325,7 @@ def test_the_constant_loss_of_squared_errors_is_the_variance_of_the_targets_so_f
 
 
 def test_the_constant_loss_of_absolute_errors_is_unknown():
-    """torch computes `l1_loss` from sub, abs and mean, none of which keeps the targets."""
+    """`l1_loss` is made of sub, abs and mean, none of which keeps the targets."""
     model = nn.Linear(4, 1)
     history = train(model, lambda step: F.l1_loss(model(torch.randn(4, 4)).squeeze(1), POINTS[step]), 3)
     assert history.facts.loss.kind == "l1"
@@ -421,5 +423,7 @@ def test_large_layers_are_estimated():
         assert history.latest("activation_std")[name] == pytest.approx(
             output.std().item(), rel=0.05 if name == "0" else 0.15
         )
-    assert history.latest("weight_std")["0.weight"] == pytest.approx(model[0].weight.std().item(), rel=0.05)
+    assert history.latest("weight_std")["0.weight"] == pytest.approx(
+        model.get_parameter("0.weight").std().item(), rel=0.05
+    )
     assert history.latest("silent_share")["1"] == pytest.approx(0.0, abs=0.05)

@@ -93,7 +93,7 @@ class ActivationProbe:
     Attributes:
         on: Whether this step is sampled; an instance attribute that every hook reads.
         passes: Forward passes of the root so far.
-        thread: Which thread ran the last one, 0 where none was seen.
+        thread: Which thread trains the model: the one that ran the last of them.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
         order: Slots in order of execution.
@@ -107,7 +107,7 @@ class ActivationProbe:
         self.tracing = True
         self.passes = 0
         self.last_pass_with_gradients = True
-        self.thread = 0
+        self.thread = get_ident()
         self.spent = 0.0
         self.order: list[int] = []
         self.nodes: dict[Node, int] = {}

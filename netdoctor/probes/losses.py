@@ -78,9 +78,10 @@ def _watched_backward(original: Callable[..., Any]) -> Callable[..., Any]:
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if not _listeners or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
             return original(tensors, *args, **kwargs)  # inside a backward pass: a checkpoint's recomputation
-        if isinstance(tensors, Tensor) and tensors.numel() == 1:
-            for listener in tuple(_listeners):
-                listener.before_backward(tensors)
+        for loss in tensors if isinstance(tensors, (list, tuple)) else (tensors,):
+            if isinstance(loss, Tensor) and loss.numel() == 1:
+                for listener in tuple(_listeners):
+                    listener.before_backward(loss)
         result = original(tensors, *args, **kwargs)
         for listener in tuple(_listeners):
             listener.after_backward()

@@ -18,9 +18,10 @@ from netdoctor.rules.base import rule
 def covariate_shift(
     history: History,
     *,
-    shift: float = 0.25,  # of the input's std from sample to sample; where training stalls for other reasons: 0.1
+    shift: float = 0.2,  # of the input's std from sample to sample; where training stalls for other reasons: 0.1
     share: float = 0.5,  # of the hidden layers that move so: sick 0.27 to 0.55 in their median, with BatchNorm 0.02
     samples: int = 10,  # latest readings that are compared
+    fewest: int = 6,  # of them; below, the median change is one outlier's
     alive: float = 0.75,  # share of silent units from which a layer's output tells nothing
     batch: int = 16,  # samples; the inputs of smaller batches move by chance (0.3 in batches of 4)
     patience: int = 20,  # losses before a training counts as stalled
@@ -30,7 +31,7 @@ def covariate_shift(
     ## What it looks at
     Mean and standard deviation of each hidden weight layer's input over the last 10 samples: the median change of the
     mean, in units of the standard deviation, and of the logarithm of the standard deviation. It speaks where half the
-    hidden layers move by a quarter and training stalls.
+    hidden layers move by a fifth and training stalls.
 
     ## Why it matters
     Each layer is trained for inputs that are gone at the next step: every step of the layers below undoes what it
@@ -49,8 +50,8 @@ def covariate_shift(
         yield Skipped("fewer than 10 losses, or losses that do not tell of progress")
         return
     means, stds = (history.window(name, samples).astype(float) for name in ("input_mean", "input_std"))
-    if len(means) < samples or means.shape != stds.shape:
-        yield Skipped(f"fewer than {samples} samples")
+    if len(means) < fewest or means.shape != stds.shape:
+        yield Skipped(f"fewer than {fewest} samples")
         return
     if 0 < history.facts.batch < batch:
         yield Skipped(f"batches of {history.facts.batch} move by chance")
@@ -72,7 +73,7 @@ def covariate_shift(
     moving = {name: float(move) for name, move in zip(names, moves, strict=True) if move >= shift}
     if len(moving) < max(2, share * len(names)):
         return
-    steps = (int(table.steps[-samples]), int(table.steps[-1]))
+    steps = (int(table.steps[-len(means)]), int(table.steps[-1]))
     worst = max(moving, key=lambda name: moving[name])
     largest = float(weight_updates(history)[1][-samples:].max(initial=0.0))
     rates = [group.learning_rate for group in history.facts.groups]

@@ -117,7 +117,7 @@ def _message(found: list[Layer], shares: dict[Layer, float], course: Progress | 
 
 def _remedies(history: History, found: list[Layer], ill: list[str], update: float) -> tuple[Remedy, ...]:
     """By evidence: steps that were too large, else weights and biases; a slope for silent units in any case."""
-    facts, names = history.facts, {layer.name for layer in found}
+    facts, names = history.facts, {*ill, *(layer.name for layer in found)}
     leaky = remedies.replace_by_leaky_relu(
         [layer.name for layer in facts.layers if layer.function in RECTIFIED and (names & {layer.name, *layer.inputs})]
     )
@@ -126,7 +126,9 @@ def _remedies(history: History, found: list[Layer], ill: list[str], update: floa
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), leaky
     fresh = [name for name in weighted if name in ill]
-    return (remedies.initialise(facts, fresh), leaky) if fresh else (leaky,)
+    if not all(layer.name in fresh for layer in found):  # a normalisation's bias, which fresh weights do not cure
+        return (leaky,)
+    return remedies.initialise(facts, fresh), leaky
 
 
 _FACTS = Facts(

@@ -20,6 +20,7 @@ CAUSED = (
     "vanishing-gradient",
     "saturated-units",
     "dead-units",
+    "covariate-shift",
     "loss-plateau",
     "not-learning",
 )

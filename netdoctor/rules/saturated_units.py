@@ -65,7 +65,8 @@ def saturated_units(
         return
     first = max(found, key=lambda name: round(found[name], 1))  # the first executed of the worst
     names = (first, *(name for name in found if name != first))
-    large = {name: ratio for name in names if (ratio := _weight_ratio(history, name)) >= oversized}
+    ratios = {layer.name: _weight_ratio(history, layer) for layer in history.facts.layers if layer.called}
+    large = {name: ratio for name, ratio in ratios.items() if ratio >= oversized}
     more = f" (and of {len(found) - 1} more layers)" if len(found) > 1 else ""
     text = f"{found[first]:.0%} of the outputs of {first}{more} are within 3 % of the bounds of "
     text += f"{history.facts.layer(first).nonlinearity}, where hardly any gradient passes"
@@ -77,8 +78,8 @@ def saturated_units(
         message=text + ".",
         layers=names,
         readings=tuple(Reading(f"saturated share of {name}", found[name], bound) for name in names),
-        confidence=0.85 if stalled or large else 0.7,
-        remedies=_remedies(history, names, bool(large), update),
+        confidence=0.85 if stalled or first in large else 0.7,
+        remedies=_remedies(history, names, list(large) if any(name in large for name in names) else [], update),
     )
 
 
@@ -89,31 +90,29 @@ def _hidden(facts: Facts) -> Iterator[Layer]:
     for layer in reversed(layers.values()):
         if layer.kind in (*WEIGHTED, "norm") or layer.name in passed:
             passed.update(layer.inputs)
+    mixed = {  # whose activation module's output is multiplied with or added to another path
+        name for layer in layers.values() if layer.kind == "activation" and layer.residual for name in layer.inputs
+    }
     for layer in layers.values():
-        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual:
-            after = (other for other in layers.values() if layer.name in other.inputs and other.kind == "activation")
-            if not any(other.residual for other in after):
-                yield layer
+        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual and layer.name not in mixed:
+            yield layer
 
 
-def _weight_ratio(history: History, layer: str) -> float:
-    """Weight std of a layer now over the one that keeps the variance."""
-    facts = history.facts
-    weight = facts.weight(layer)
+def _weight_ratio(history: History, layer: Layer) -> float:
+    """Weight std of a layer now over the one that keeps the variance; 0 unknown."""
+    weight = history.facts.weight(layer.name)
     std = history.latest("weight_std").get(weight.name, 0.0) if weight is not None else 0.0
-    return std / remedies.ideal_std(facts.layer(layer))
+    return std / remedies.ideal_std(layer) if layer.kind in ("linear", "conv") else 0.0
 
 
-def _remedies(history: History, names: tuple[str, ...], large: bool, update: float) -> tuple[Remedy, ...]:
+def _remedies(history: History, names: tuple[str, ...], large: list[str], update: float) -> tuple[Remedy, ...]:
     """By evidence: steps that were too large, weights that are, else the scale of what the layers are given."""
-    facts = history.facts
+    facts, norm = history.facts, remedies.normalise(history.facts, names)
     weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
     typical = first_updates(history)
-    norm = remedies.normalise(facts, names)
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), norm
-    ill = [name for name in weighted if name in names]
-    return (remedies.initialise(facts, ill), norm) if large and ill else (norm,)
+    return (remedies.initialise(facts, large), norm) if large else (norm,)
 
 
 _FACTS = Facts(

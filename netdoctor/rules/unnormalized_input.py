@@ -58,8 +58,9 @@ def unnormalized_input(
     outside [-1, 1], which fires on standardised data too (11 of 22 healthy programs).
     """
     entries = tuple(_entries(history.facts))
+    names = tuple(layer.name for layer in entries)
     mean, std, signal, high = (
-        _start(history, name, samples) for name in ("input_mean", "input_std", "input_signal", "input_max")
+        _start(history, name, names, samples) for name in ("input_mean", "input_std", "input_signal", "input_max")
     )
     seen = [layer for layer in entries if std.get(layer.name, math.nan) >= 0 and layer.name in mean]
     if not seen:
@@ -103,15 +104,19 @@ def _entries(facts: Facts) -> Iterator[Layer]:
             return
 
 
-def _start(history: History, statistic: str, samples: int) -> dict[str, float]:
-    """Mean of each column's first readings; the first one alone where the table was thinned."""
+def _start(history: History, statistic: str, names: tuple[str, ...], samples: int) -> dict[str, float]:
+    """Mean of the first finite readings of each layer; the very first alone where the table was thinned."""
     table = history.table(statistic)
-    if table.stride > 1 or not len(table):
-        return history.first(statistic)
-    rows = table.values[:samples].astype(float)
-    finite = np.isfinite(rows)
-    sums, counts = np.where(finite, rows, 0.0).sum(0), finite.sum(0)
-    return {name: float(sums[i] / counts[i]) for i, name in enumerate(table.columns) if counts[i]}
+    found = {}
+    for name in names:
+        place = table.columns.index(name) if name in table.columns else -1
+        readings = table.values[:samples, place] if place >= 0 and table.stride == 1 else np.zeros(0)
+        readings = readings[np.isfinite(readings)]
+        if len(readings):
+            found[name] = float(np.mean(readings, dtype=np.float64))
+        elif place >= 0 and np.isfinite(table.first[place]):
+            found[name] = float(table.first[place])
+    return found
 
 
 _FACTS = Facts(layers=(Layer("0", "linear", fan_in=13, called=True), Layer("2", "linear", inputs=("0",), called=True)))

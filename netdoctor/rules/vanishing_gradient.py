@@ -19,7 +19,7 @@ from netdoctor.rules.base import rule
 BOUNDED = {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid"}
 
 
-@rule(Severity.WARNING, explains=("saturated-units", "loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("saturated-units", "covariate-shift", "loss-plateau", "not-learning"))
 def vanishing_gradient(
     history: History,
     *,
@@ -68,7 +68,8 @@ def vanishing_gradient(
     factor = float(max(both[0], 1e-45) ** (1 / (len(both) - 1)))
     yield Evidence(
         message=f"Gradients shrink to {factor:.2g}× per layer on their way back: "
-        f"rms {end:.2g} at {spoken(depth.layers[-1])}, {start:.2g} at {spoken(depth.layers[0])}, {depth.ratio[0]:.1g} of the last layers (healthy: 0.1 … 3)",
+        f"rms {end:.2g} at {spoken(depth.layers[-1])}, {start:.2g} at {spoken(depth.layers[0])}, "
+        f"{depth.ratio[0]:.1g} of the last layers (healthy: 0.1 … 3)",
         layers=depth.layers[:early],
         readings=(
             Reading("gradient of the first over the last weights", float(depth.ratio[0]), bound, "", depth.steps),

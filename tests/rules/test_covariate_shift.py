@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from sklearn import datasets
+from torch import Tensor, nn
 
 from netdoctor.history import History
 from netdoctor.rules.covariate_shift import FIRES, QUIET, covariate_shift
@@ -15,6 +16,12 @@ def deep(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     hidden = [layer for _ in range(5) for layer in (nn.Linear(64, 64), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(64, 10))
+
+
+def features() -> tuple[Tensor, Tensor]:
+    """Digits, each pixel standardised."""
+    x, y = datasets.load_digits(return_X_y=True)
+    return torch.tensor((x - x.mean(0)) / (x.std(0) + 1e-6), dtype=torch.float32), torch.tensor(y)
 
 
 def sgd(model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -39,7 +46,7 @@ def test_quiet(history: History) -> None:
 def test_large_steps_in_a_deep_net_are_found_and_batch_norm_cures_them(seed: int) -> None:
     model = deep(seed)
     optimizer = sgd(model, 2.0)
-    findings, losses = train(covariate_shift, model, optimizer, 150, batch=64)
+    findings, losses = train(covariate_shift, model, optimizer, 150, features(), batch=64)
     assert mean_loss(losses) > 2.0
     assert findings
     assert set(findings[-1].layers) <= {"2", "4", "6", "8", "10"}  # never the first, whose input is the data
@@ -48,7 +55,7 @@ def test_large_steps_in_a_deep_net_are_found_and_batch_norm_cures_them(seed: int
     exec(findings[-1].remedies[0].code, {"model": cured, "optimizer": optimizer, "nn": nn})
     assert [type(part[1]) for part in cured if isinstance(part, nn.Sequential)] == [nn.BatchNorm1d] * 5
     assert len(optimizer.param_groups) == 6
-    findings, losses = train(covariate_shift, cured, optimizer, 300, batch=64)
+    findings, losses = train(covariate_shift, cured, optimizer, 300, features(), batch=64)
     assert mean_loss(losses) < 0.7
     assert not findings
 

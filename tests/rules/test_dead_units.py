@@ -21,7 +21,7 @@ def deep(seed: int = 0, function: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 def with_biases(model: nn.Sequential, bias: float) -> nn.Sequential:
     with torch.no_grad():
-        for layer in model[:-1]:
+        for layer in list(model)[:-1]:
             if isinstance(layer, nn.Linear):
                 layer.bias.fill_(bias)
     return model
@@ -119,18 +119,16 @@ def test_the_first_remedy_cures(case: str, apply: bool) -> None:
         remedy.apply(model, optimizer)
     else:
         exec(remedy.code, {"model": model, "optimizer": optimizer, "nn": nn, "torch": torch})
-    if not apply:
-        optimizer = type(optimizer)(model.parameters(), lr=optimizer.param_groups[0]["lr"])  # no memory of the old weights
+    optimizer.state.clear()  # no memory of the old weights
     _, losses = train(dead_units, model, optimizer, 300)
     assert mean_loss(losses) < 1.0
 
 
 def test_leaky_units_come_back() -> None:
-    model = with_biases(deep(), -1.5)
+    model = with_biases(mlp(), -2.0)
     optimizer = adam(3e-3)(model)
     findings, _ = train(dead_units, model, optimizer, 30)
-    leaky = findings[-1].remedies[1]
-    exec(leaky.code, {"model": model, "nn": nn})
-    assert isinstance(model[1], nn.LeakyReLU)
+    exec(findings[-1].remedies[1].code, {"model": model, "nn": nn})
+    assert isinstance(model[3], nn.LeakyReLU)
     findings, losses = train(dead_units, model, optimizer, 300)
     assert mean_loss(losses) < 1.0
