@@ -29,6 +29,7 @@ from netdoctor.statistics import STATISTICS
 
 KEPT = 256  # losses kept on the device before they are fetched
 IDLE = 50  # steps without one of several optimizers, after which it is not waited for
+TARGETS = 64  # batches that tell the best constant prediction
 BURSTS = 8  # steps sampled out of turn after a NaN or Inf loss
 LOCATED = 8  # losses that are traced back when they are NaN or Inf
 
@@ -278,7 +279,8 @@ class Recorder:
         """Learn the graph of layers once, the targets on every sampled step."""
         probe = self._activations
         if not probe.tracing or not probe.nodes:
-            self._losses.targets(structure.loss_path(root), self.step + 1)
+            if len(self.history.table("constant_loss")) < TARGETS:
+                self._losses.targets(structure.loss_path(root), self.step + 1)
             return
         names = [layer.name for layer in probe.layers]
         graph = structure.trace(root, {node: names[slot] for node, slot in probe.nodes.items()})

@@ -52,7 +52,7 @@ def reduce_samples(values: Tensor, bounds: Tensor | None = None) -> Tensor:
         bounds: [slots] saturation bound of each slot's elements, None where no slot needs one.
     """
     double = torch.float32 if values.device.type == "mps" else torch.float64
-    unit_sums = values.sum(1, dtype=double)
+    unit_sums = values.sum(1).to(double)  # of ROWS elements: float32 is exact enough
     unit_high = values.amax(1)
     high = torch.maximum(unit_high.amax(1), -values.amin(1).amin(1))
     norm = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double)
@@ -190,13 +190,15 @@ def reduce_parameters(before: Tensor, after: Tensor, gradient: Tensor, clipped: 
         norms: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=double)
         return norms.square()
 
+    rows = before.sum(2, dtype=double)
+    unclipped = squares(gradient)
     return torch.stack(
         (
             squares(before),
-            before.sum((1, 2), dtype=double),
-            before.sum(2, dtype=double).square().sum(1),
-            squares(gradient),
-            squares(clipped),
+            rows.sum(1),
+            rows.square().sum(1),
+            unclipped,
+            unclipped if clipped is gradient else squares(clipped),
             squares(after - before),
             squares(previous),
             (clipped * previous).sum((1, 2), dtype=double),

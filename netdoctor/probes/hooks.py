@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import WEIGHTED, Layer
 from netdoctor.probes.anatomy import unit_axis
-from netdoctor.probes.sampling import Samples, first_tensor, plain
+from netdoctor.probes.sampling import UNITS, Samples, first_tensor, plain
 from netdoctor.statistics import ACTIVATIONS, INPUTS, SATURATION, Array, Mask, compute, reduce_samples, unpack
 from netdoctor.structure import Node
 
@@ -197,7 +197,8 @@ class ActivationProbe:
         if produced.requires_grad:
             if self.tracing and produced.grad_fn is not None:
                 self.nodes.setdefault(produced.grad_fn, slot)  # a container's output is its last layer's
-            produced.register_hook(GradientHook(self, slot, axis))
+            if self.layers[slot].kind in WEIGHTED:  # what nonlinearities and norms get, the layer before gets too
+                produced.register_hook(GradientHook(self, slot, axis))
 
     def _sample_input(self, slot: int, given: Tensor) -> None:
         seen = self._seen.get(id(given))
@@ -243,30 +244,28 @@ class ActivationProbe:
     def measure(self) -> dict[str, Array]:
         """Statistics of every layer, in slot order; NaN where a layer was not called."""
         layers = len(self.layers)
-        sums = None
-        for device, values in self.activations.values.items():
-            reduced = reduce_samples(values, self._bounds.get(device)).cpu().numpy()
-            part = reduced if sums is None else np.where(self._on(device)[:, None], reduced, sums)
-            sums = part
-        if sums is None:
+        if not self.activations.values:
             return {}
+        sums = np.zeros((self.activations.slots, 5 + UNITS))
+        for device, values in self.activations.values.items():
+            here = self.activations.on(device)
+            sums[here] = reduce_samples(values, self._bounds.get(device)).cpu().numpy()[here]
         filled = self.activations.filled
         rows = np.where(filled, self.activations.rows, 0)
         everything = unpack(sums, rows, self.activations.units)
-        measured = {name: values[:layers] for name, values in compute(ACTIVATIONS, everything).items()}
+        of_all = compute(ACTIVATIONS, everything)
+        measured = {name: values[:layers] for name, values in of_all.items()}
         measured["saturated_share"] = np.where(self._bounded, measured["saturated_share"], np.nan)
         measured["dead_share"] = self._dead_share(everything.unit_high[:layers], filled[:layers])
         measured["non_finite_activation"] = np.where(
             filled[:layers], ~np.isfinite(everything.squares[:layers]), np.nan
         ).astype(float)
         source = np.array([self._sources.get(slot, -1) for slot in range(layers)])
-        inputs = compute(INPUTS, everything)
-        measured |= {name: np.where(source >= 0, values[source], np.nan) for name, values in inputs.items()}
+        for statistic in INPUTS:  # an input is some layer's output, or was sampled like one
+            same = of_all[statistic.name.replace("input", "activation")]
+            measured[statistic.name] = np.where(source >= 0, same[source], np.nan)
         measured["activation_gradient_rms"] = self._gradient_rms()
         return measured
-
-    def _on(self, device: torch.device) -> Mask:
-        return np.array([t is not None and t.device == device for t in self.activations._targets])
 
     def _gradient_rms(self) -> Array:
         result = np.full(len(self.layers), np.nan)

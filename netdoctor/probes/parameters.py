@@ -78,12 +78,10 @@ class ParameterProbe:
         gradient = self.gradient if seen_before_clipping else self.clipped  # else backward ran out of sight
         sums = np.full((len(self.tensors), len(ParameterSums.FIELDS)), np.nan)
         for device, before in self.before.values.items():
-            others = [
-                samples.values.get(device, torch.zeros_like(before))
-                for samples in (self.after, gradient, self.clipped, self.previous)
-            ]
-            reduced = reduce_parameters(before, *others).cpu().numpy()
-            here = np.array([tensor.device == device for tensor in self.tensors])
+            others = (samples.values.get(device) for samples in (self.after, gradient, self.clipped, self.previous))
+            known = [torch.zeros_like(before) if values is None else values for values in others]
+            reduced = reduce_parameters(before, *known).cpu().numpy()
+            here = self.before.on(device)
             sums[here] = reduced[here]
         columns = dict(zip(ParameterSums.FIELDS, sums.T, strict=True))
         for field, samples in (("gradient", gradient), ("clipped", self.clipped), ("previous", self.previous)):

@@ -62,10 +62,13 @@ def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
     for axis in (*samples, unit_axis):
         count, extent = counts[axis], shape[axis]
         place = 1 if axis == unit_axis else place // count
-        if stride[axis] == 1 and count % RUN == 0 and extent >= 2 * count:  # neighbours share a cache line
-            size += [count // RUN, RUN]
-            source += [extent // (count // RUN), 1]
-            target += [place * RUN, place]
+        run = min(count, RUN)
+        if stride[axis] == 1 and run > 1 and count % run == 0 and extent >= 2 * count:  # neighbours share a cache line
+            step = extent // (count // run)
+            size += [count // run, run]
+            source += [step, 1]
+            target += [place * run, place]
+            offset += (step - run) // 2
         else:
             step = extent // count
             size.append(count)
@@ -117,6 +120,12 @@ class Samples:
         if not where.rows:
             return None
         return target, tensor.as_strided(where.size, where.stride, tensor.storage_offset() + where.offset)
+
+    def on(self, device: torch.device) -> NDArray[np.bool_]:
+        """Which slots were last stored on ``device``."""
+        if len(self.values) == 1:
+            return np.ones(self.slots, np.bool_)
+        return np.array([target is not None and target.device == device for target in self._targets])
 
     def clear(self) -> None:
         """Forget what was stored; the buffers stay."""
