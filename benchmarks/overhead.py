@@ -3,7 +3,7 @@
 Twins of one model train on the same batches, a step of each in turn, so that whatever else the machine does hits all
 of them alike. Each round gives the ratio of the watched twin's step to the unwatched one's. Steps that netdoctor
 samples and steps that it does not are two kinds; the cost is the median ratio of each kind, weighted by how often it
-occurs, with a bootstrap interval over rounds. So a rare sampled step counts in full and a hiccup of the machine does not.
+occurs, with a bootstrap interval over rounds. A rare sampled step counts in full, a hiccup of the machine does not.
 
     python benchmarks/overhead.py [--steps 300] [--models "mlp 6x1024"] [--settings default every=1 wandb]
 """

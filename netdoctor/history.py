@@ -48,6 +48,7 @@ class Table:
         self.averaged = averaged
         self.stride = 1
         self._seen = 0  # points added
+        self._complete = False  # whether every column has its first reading
         self._rows = 0
         self._steps = np.zeros(0, np.int64)
         self._values = np.zeros((0, 0), np.float32)
@@ -93,6 +94,8 @@ class Table:
         Raises:
             ValueError: The step is before the last one, or values and columns do not match.
         """
+        if columns == self.columns and self._add_next(step, values):
+            return
         columns = tuple(columns)
         with np.errstate(over="ignore"):
             given = np.atleast_1d(np.asarray(values, np.float32))
@@ -120,6 +123,24 @@ class Table:
         self._state[_LAST, at] = given
         self._note_first(step)
         self._values[self._rows - 1] = self._newest()
+
+    def _add_next(self, step: int, values: ArrayLike) -> bool:
+        """The usual case, fast: a new step of a table that never had to be thinned and has room for it."""
+        row = self._rows
+        if self.averaged or self.stride > 1 or not 0 < row < len(self._steps) or step <= self._steps[row - 1]:
+            return False
+        given = np.asarray(values)
+        if given.shape != (len(self.columns),):
+            return False
+        with np.errstate(over="ignore"):
+            self._values[row] = given
+        self._steps[row] = step
+        self._state[_LAST] = self._values[row]
+        self._rows += 1
+        self._seen += 1
+        if not self._complete:
+            self._note_first(step)
+        return True
 
     def _advance(self) -> None:
         """Make the last row the one that the next point belongs to."""
@@ -160,6 +181,7 @@ class Table:
         if missing.any():
             first[missing] = np.where(np.isfinite(last), last, np.nan)[missing]
             first_step[missing] = step
+        self._complete = not np.isnan(first).any()
 
     def _newest(self) -> NDArray[np.float64]:
         """The last row: the latest point, or the mean of those that it stands for."""
@@ -183,7 +205,7 @@ class Table:
         state = np.full((5, len(columns)), np.nan)
         state[[_SUM, _COUNT]] = 0
         state[:, : len(self.columns)] = self._state
-        self.columns, self._state = columns, state
+        self.columns, self._state, self._complete = columns, state, False
         self._resize(len(self._steps))
 
 

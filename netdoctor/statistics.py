@@ -52,7 +52,7 @@ def reduce_samples(values: Tensor, bounds: Tensor | None = None) -> Tensor:
         bounds: [slots] saturation bound of each slot's elements, None where no slot needs one.
     """
     double = torch.float32 if values.device.type == "mps" else torch.float64
-    unit_sums = values.sum(1).to(double)  # of ROWS elements: float32 is exact enough
+    unit_sums = values.sum(1, dtype=double)  # float32 would lose the std of data on an offset
     unit_high = values.amax(1)
     high = torch.maximum(unit_high.amax(1), -values.amin(1).amin(1))
     norm = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double)

@@ -37,7 +37,6 @@ LOSSES = {
     "BinaryCrossEntropyBackward0": "binary-cross-entropy",
     "BinaryCrossEntropyWithLogitsBackward0": "binary-cross-entropy-with-logits",
     "MseLossBackward0": "mse",
-    "L1LossBackward0": "l1",
     "SmoothL1LossBackward0": "smooth-l1",
     "HuberLossBackward0": "smooth-l1",
     "KlDivBackward0": "kl-div",

@@ -101,8 +101,9 @@ class Oracle:
                 ("activation_max", name): float(np.abs(out).max()),
                 ("activation_signal", name): np.sqrt(out.var(0).mean()),
                 ("silent_share", name): float(np.mean(~np.asarray((out > 0).any(0)))),
-                ("activation_gradient_rms", name): rms(double(gradient)),
             }
+            if isinstance(self.model.get_submodule(name), (nn.Conv1d, nn.Linear)):
+                want["activation_gradient_rms", name] = rms(double(gradient))
             if len(self.alive[name]) >= 10:
                 want["dead_share", name] = np.mean(~np.any(self.alive[name][-10:], 0))
             if not isinstance(self.model.get_submodule(name), (nn.ReLU, nn.Tanh)):

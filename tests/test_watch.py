@@ -646,7 +646,22 @@ def test_models_trained_in_threads_of_their_own() -> None:
         monitor.close()
 
 
-@pytest.mark.parametrize("way", ["several losses", "not a scalar", "autograd.grad"])
+def test_losses_of_one_backward_pass_are_summed() -> None:
+    model, expected = mlp(), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with silent(model) as monitor:
+        for _ in range(5):
+            optimizer.zero_grad()
+            out = model(torch.randn(8, 6))
+            parts = [F.cross_entropy(out, torch.randint(0, 3, (8,))), out.square().mean()]
+            expected.append(sum(part.item() for part in parts))
+            torch.autograd.backward(parts)
+            optimizer.step()
+        monitor.diagnose()
+        assert losses(monitor) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("way", ["not a scalar", "autograd.grad"])
 def test_backward_passes_out_of_sight(way: str) -> None:
     """Their losses are not known; everything else is."""
     model = mlp()
@@ -656,9 +671,7 @@ def test_backward_passes_out_of_sight(way: str) -> None:
             optimizer.zero_grad()
             out = model(torch.randn(8, 6))
             loss = F.cross_entropy(out, torch.randint(0, 3, (8,)))
-            if way == "several losses":
-                torch.autograd.backward([loss, out.square().mean()])
-            elif way == "not a scalar":
+            if way == "not a scalar":
                 out.backward(torch.ones_like(out))
             else:
                 parameters = list(model.parameters())

@@ -28,6 +28,7 @@ class ParameterProbe:
         self.after = Samples(count)
         self._buffers = (Samples(count), Samples(count), Samples(count))
         self.gradient, self.clipped, self.previous = self._buffers  # before clipping, as used, as used the step before
+        self._versions_after: list[int] = []
         self._accumulated: list[tuple[int, int] | None] = []  # identity and version of each gradient before clipping
         self._sizes = np.array([float(facts.size) for facts in self.facts])
         self._units = np.array([float(min(facts.shape[0], 64)) if facts.shape else 1.0 for facts in self.facts])
@@ -36,12 +37,21 @@ class ParameterProbe:
         """Start a step: the gradients that the last one used become the previous ones."""
         self.previous = self.clipped
         self.gradient, self.clipped = (buffer for buffer in self._buffers if buffer is not self.previous)
-        for samples in (self.before, self.after, self.gradient, self.clipped):
+        for samples in (self.before, self.gradient, self.clipped):
             samples.clear()
 
-    def see_parameters(self, into: Samples) -> None:
-        """Sample every parameter."""
-        into.store_all([plain(tensor) for tensor in self.tensors], 0)
+    def see_before(self) -> None:
+        """Sample every parameter before the step; as they were after the last one where nothing changed them since."""
+        if self._versions_after == [tensor._version for tensor in self.tensors]:
+            self.before, self.after = self.after, self.before
+        else:
+            self.before.store_all([plain(tensor) for tensor in self.tensors], 0)
+
+    def see_after(self) -> None:
+        """Sample every parameter after the step."""
+        self.after.clear()
+        self.after.store_all([plain(tensor) for tensor in self.tensors], 0)
+        self._versions_after = [tensor._version for tensor in self.tensors]
 
     def see_accumulated(self) -> None:
         """Sample the gradients at the end of a backward pass; the last pass of a step counts."""

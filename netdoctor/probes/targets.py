@@ -102,14 +102,6 @@ class Targets:
         variance: Tensor = (biased * count / (count - 1).clamp_min(1)).mean()
         return variance
 
-    def _absolute(self, node: Node) -> tuple[Tensor, float] | None:
-        columns = self._columns(node._saved_target)
-        if columns is None:
-            return None
-        deviation = (columns - columns.median(0).values).abs().mean()
-        total, batches = self._accumulate(torch.stack((deviation, torch.ones_like(deviation))))
-        return total / batches, float(node._saved_target.numel())
-
 
 def _scale(path: Path) -> Tensor | float | None:
     """Factor between the loss function's value and what `backward` was called on; None where it is no constant."""
@@ -135,5 +127,4 @@ _JUDGES: dict[str, _Judge] = {
     "binary-cross-entropy": Targets._binary,
     "binary-cross-entropy-with-logits": Targets._binary,
     "mse": Targets._squared,
-    "l1": Targets._absolute,
 }
