@@ -16,7 +16,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +33,32 @@ BARS = {"default": 1.01, "every=1": 1.08}  # DESIGN.md, section 6
 Finish = Callable[[], "set[int]"]  # ends the watching; the steps that were sampled, from 1
 
 
-def watch_default(model: nn.Module, every: int | None = None) -> Finish:
-    monitor = netdoctor.watch(model, reporters=[], every=every)
+class Twin:
+    """One copy of the model with its optimizer, and a clock that runs during its own steps only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.seconds = 0.0
+        self.started = 0.0
+
+    def clock(self) -> float:
+        return self.seconds + perf_counter() - self.started
+
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Seconds of one training step."""
+        self.started = perf_counter()
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(x), y).backward()
+        self.optimizer.step()
+        taken = perf_counter() - self.started
+        self.seconds += taken
+        return taken
+
+
+def watch_default(twin: Twin, every: int | None = None) -> Finish:
+    monitor = netdoctor.watch(twin.model, reporters=[], every=every)
+    monitor._schedule.clock = twin.clock  # else the other twins' steps would pass for training time
 
     def finish() -> set[int]:
         monitor.close()
@@ -44,18 +67,18 @@ def watch_default(model: nn.Module, every: int | None = None) -> Finish:
     return finish
 
 
-def watch_every_step(model: nn.Module) -> Finish:
-    return watch_default(model, every=1)
+def watch_every_step(twin: Twin) -> Finish:
+    return watch_default(twin, every=1)
 
 
-def watch_wandb(model: nn.Module) -> Finish:
+def watch_wandb(twin: Twin) -> Finish:
     """`wandb.watch(log="all", log_freq=1)` in an offline run, with one logged scalar a step as it needs."""
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
     run = wandb.init(mode="offline", dir=tempfile.mkdtemp(), project="netdoctor-overhead")
-    run.watch(model, log="all", log_freq=1)
-    model.register_forward_hook(lambda *_: run.log({"step": 1}))
+    run.watch(twin.model, log="all", log_freq=1)
+    twin.model.register_forward_hook(lambda *_: run.log({"step": 1}))
 
     def finish() -> set[int]:
         run.finish()
@@ -64,35 +87,25 @@ def watch_wandb(model: nn.Module) -> Finish:
     return finish
 
 
-SETTINGS: dict[str, Callable[[nn.Module], Finish]] = {
+SETTINGS: dict[str, Callable[[Twin], Finish]] = {
     "default": watch_default,
     "every=1": watch_every_step,
     "wandb": watch_wandb,
 }
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Seconds of one training step."""
-    start = perf_counter()
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(model(x), y).backward()
-    optimizer.step()
-    return perf_counter() - start
-
-
 def measure(name: str, settings: list[str], steps: int) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]]]:
     """Seconds of each counted step of the unwatched twin ("") and of each setting, and which steps were sampled."""
     torch.manual_seed(0)
     model, x, y = MODELS[name]()
-    twins: dict[str, Any] = {"": copy.deepcopy(model), **{setting: copy.deepcopy(model) for setting in settings}}
+    twins = {key: Twin(model) for key in ("", *settings)}
     finishers = {setting: SETTINGS[setting](twins[setting]) for setting in settings}
-    optimizers = {key: torch.optim.AdamW(twin.parameters(), lr=1e-4) for key, twin in twins.items()}
     times: dict[str, list[float]] = {key: [] for key in twins}
     keys = list(twins)
     for step in range(WARM_UP + steps):
         keys = keys[1:] + keys[:1]  # nobody always runs first
         for key in keys:
-            seconds = train_step(twins[key], optimizers[key], x, y)
+            seconds = twins[key].step(x, y)
             if step >= WARM_UP:
                 times[key].append(seconds)
     counted = np.arange(WARM_UP + 1, WARM_UP + steps + 1)

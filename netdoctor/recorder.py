@@ -261,8 +261,7 @@ class Recorder:
             self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
         self._plan()
-        now = perf_counter()
-        schedule.tick(now, spent + now - judging)
+        schedule.tick(schedule.clock(), spent + perf_counter() - judging)
 
     def _plan(self) -> None:
         """Prepare the next step."""
