@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.facts import Facts, Layer
+from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import Progress, first_updates, progress
@@ -106,8 +106,8 @@ def _message(found: list[Layer], shares: dict[Layer, float], course: Progress | 
         if shares[first] == 1
         else f"{shares[first]:.0%} of the units"
     )
-    more = f" (and of {len(found) - 1} more layers)" if len(found) > 1 else ""
-    text = f"{share} of {first.name}{more} give no output above 0 for any input: "
+    more = f" (and of {len(found) - 1} more)" if len(found) > 1 else ""
+    text = f"{share} of {spoken(first.name)}{more} give no output above 0 for any input: "
     text += "no gradient passes" if gone else "no gradient reaches them"
     if course is not None:
         constant = "" if course.constant is None else f", a constant prediction has {course.constant:.3g}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.facts import WEIGHTED, Facts, Layer
+from netdoctor.facts import WEIGHTED, Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import first_updates, progress
@@ -67,8 +67,8 @@ def saturated_units(
     names = (first, *(name for name in found if name != first))
     ratios = {layer.name: _weight_ratio(history, layer) for layer in history.facts.layers if layer.called}
     large = {name: ratio for name, ratio in ratios.items() if ratio >= oversized}
-    more = f" (and of {len(found) - 1} more layers)" if len(found) > 1 else ""
-    text = f"{found[first]:.0%} of the outputs of {first}{more} are within 3 % of the bounds of "
+    more = f" (and of {len(found) - 1} more)" if len(found) > 1 else ""
+    text = f"{found[first]:.0%} of the outputs of {spoken(first)}{more} are within 3 % of the bounds of "
     text += f"{history.facts.layer(first).nonlinearity}, where hardly any gradient passes"
     if first in large:
         text += f"; its weights are {large[first]:.2g}× those that keep the variance"

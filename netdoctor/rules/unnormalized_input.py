@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.facts import WEIGHTED, Facts, Layer
+from netdoctor.facts import WEIGHTED, Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
@@ -80,7 +80,7 @@ def unnormalized_input(
             continue
         between = math.sqrt(max(s**2 - over_samples**2, 0.0)) if over_samples > 0 else 0.0
         features = between > uneven * abs(m) and layer.kind != "conv"
-        text = f"The input of {layer.name or 'the model'} has rms {rms:.3g} (mean {m:.3g}, std {s:.3g}); {fault}"
+        text = f"The input of {spoken(layer.name)} has rms {rms:.3g} (mean {m:.3g}, std {s:.3g}); {fault}"
         one, each = remedies.standardise(layer, m, s if s > 0 else 1.0), remedies.standardise_features(layer)
         normed = any(other.kind == "norm" and layer.name in other.inputs for other in history.facts.layers)
         yield Evidence(

@@ -50,7 +50,7 @@ def test_a_layer_that_is_silent_from_the_start_is_found_at_once(seed: int) -> No
     model = with_biases(mlp(seed), -10.0)
     findings, _ = train(dead_units, model, sgd(0.1)(model), 5, judge=5)
     assert findings[0].layers == ("0", "2")
-    assert findings[0].message.startswith("All 64 units of 0 (and of 1 more layers)")
+    assert findings[0].message.startswith("All 64 units of layer 0 (and of 1 more)")
 
 
 @pytest.mark.parametrize("make", [sgd(0.1), adam(1e-3)])
