@@ -208,10 +208,10 @@ class Recorder:
         probe = self._parameters
 
         def see_used() -> None:
-            probe.see_used(held, self._losses.scale is not None)
+            probe.see_used(held)
 
         if self._sampled and not probe.before.filled.any():
-            probe.see_before()
+            probe.see_parameters(probe.before)
         changed = optimizers.wrap_closure(args, kwargs, see_used)
         if changed is None:
             see_used()
@@ -220,7 +220,7 @@ class Recorder:
     def _measure(self, held: dict[str, int]) -> None:
         """Record the statistics of a sampled step."""
         self._learn_groups()
-        self._parameters.see_after()
+        self._parameters.see_parameters(self._parameters.after)
         record = self.history.record
         for name, values in self._activations.measure().items():
             record(self.step, name, values[self._order], self._columns)

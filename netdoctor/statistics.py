@@ -191,14 +191,13 @@ def reduce_parameters(before: Tensor, after: Tensor, gradient: Tensor, clipped: 
         return norms.square()
 
     rows = before.sum(2, dtype=double)
-    unclipped = squares(gradient)
     return torch.stack(
         (
             squares(before),
             rows.sum(1),
             rows.square().sum(1),
-            unclipped,
-            unclipped if clipped is gradient else squares(clipped),
+            squares(gradient),
+            squares(clipped),
             squares(after - before),
             squares(previous),
             (clipped * previous).sum((1, 2), dtype=double),

@@ -683,3 +683,41 @@ def test_backward_passes_out_of_sight(way: str) -> None:
         assert len(monitor.history.table("activation_rms")) == 5
         assert len(monitor.history.table("gradient_rms")) == 5
         assert losses(monitor) == []
+
+
+class WritesThroughData(torch.optim.Optimizer):
+    """As many older optimizers do: no version counter tells of it."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad.data, alpha=-group["lr"])
+
+
+def test_updates_through_data_are_those_of_one_step() -> None:
+    ratios = []
+    for kind in (torch.optim.SGD, WritesThroughData):
+        torch.manual_seed(0)
+        model = mlp()
+        with watch(model, reporters=[], every=5) as monitor:
+            train(model, kind(model.parameters(), lr=0.05), 21)
+        ratios.append(monitor.history.table("update_ratio").values)
+    assert ratios[0] == pytest.approx(ratios[1], rel=1e-5, nan_ok=True)
+
+
+def test_clipping_through_data_is_seen() -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with silent(model) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(8, 6)), torch.randint(0, 3, (8,))).backward()
+            for p in model.parameters():
+                assert p.grad is not None
+                p.grad.data.clamp_(-1e-3, 1e-3)
+            optimizer.step()
+        before, used = (monitor.history.series(name)[1] for name in ("gradient_norm", "clipped_gradient_norm"))
+    assert (used < 0.1 * before).all()

@@ -28,8 +28,6 @@ class ParameterProbe:
         self.after = Samples(count)
         self._buffers = (Samples(count), Samples(count), Samples(count))
         self.gradient, self.clipped, self.previous = self._buffers  # before clipping, as used, as used the step before
-        self._versions_after: list[int] = []
-        self._accumulated: list[tuple[int, int] | None] = []  # identity and version of each gradient before clipping
         self._sizes = np.array([float(facts.size) for facts in self.facts])
         self._units = np.array([float(min(facts.shape[0], 64)) if facts.shape else 1.0 for facts in self.facts])
 
@@ -37,45 +35,23 @@ class ParameterProbe:
         """Start a step: the gradients that the last one used become the previous ones."""
         self.previous = self.clipped
         self.gradient, self.clipped = (buffer for buffer in self._buffers if buffer is not self.previous)
-        for samples in (self.before, self.gradient, self.clipped):
+        for samples in (self.before, self.after, self.gradient, self.clipped):
             samples.clear()
 
-    def see_before(self) -> None:
-        """Sample every parameter before the step; as they were after the last one where nothing changed them since."""
-        if self._versions_after == [tensor._version for tensor in self.tensors]:
-            self.before, self.after = self.after, self.before
-        else:
-            self.before.store_all([plain(tensor) for tensor in self.tensors], 0)
-
-    def see_after(self) -> None:
-        """Sample every parameter after the step."""
-        self.after.clear()
-        self.after.store_all([plain(tensor) for tensor in self.tensors], 0)
-        self._versions_after = [tensor._version for tensor in self.tensors]
+    def see_parameters(self, into: Samples) -> None:
+        """Sample every parameter: anew each time, for writes through ``.data`` leave no trace."""
+        into.clear()
+        into.store_all([plain(tensor) for tensor in self.tensors], 0)
 
     def see_accumulated(self) -> None:
         """Sample the gradients at the end of a backward pass; the last pass of a step counts."""
         self.gradient.clear()
         self.gradient.store_all([None if t.grad is None else plain(t.grad) for t in self.tensors], 0)
-        self._accumulated = self._versions()
 
-    def see_used(self, names: Container[str], scaled: bool) -> None:
-        """Sample the gradients of the parameters of those names as their optimizer will use them.
-
-        Args:
-            names: The parameters that the optimizer holds.
-            scaled: Whether a gradient scaler is at work; it changes gradients without raising their version.
-        """
-        mine = [facts.name in names for facts in self.facts]
-        if all(mine) and not scaled and self._accumulated == self._versions():  # nothing was clipped
-            self.clipped = self.gradient
-        else:
-            used = [t.grad if own else None for t, own in zip(self.tensors, mine, strict=True)]
-            self.clipped.store_all([None if gradient is None else plain(gradient) for gradient in used], 0)
-        self._accumulated = []
-
-    def _versions(self) -> list[tuple[int, int] | None]:
-        return [None if t.grad is None else (id(t.grad), t.grad._version) for t in self.tensors]
+    def see_used(self, names: Container[str]) -> None:
+        """Sample the gradients of the parameters of those names as their optimizer will use them."""
+        used = [t.grad if f.name in names else None for t, f in zip(self.tensors, self.facts, strict=True)]
+        self.clipped.store_all([None if gradient is None else plain(gradient) for gradient in used], 0)
 
     def measure(self, stepped: Container[str], scale: float = 1.0) -> dict[str, Array]:
         """Statistics of every parameter and of the whole model; NaN where a parameter was not seen.
