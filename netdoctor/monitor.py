@@ -186,9 +186,9 @@ class Monitor:
     def _judge(self) -> Diagnosis:
         diagnosis = self.diagnose()
         changes = self._casebook.update(diagnosis)
-        if changes:
-            for reporter in self._reporters:
-                self._deliver(reporter, reporter.report, self._report(diagnosis, changes))
+        report = self._report(diagnosis, changes)
+        for reporter in self._reporters:
+            self._deliver(reporter, reporter.report, report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:

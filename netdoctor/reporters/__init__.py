@@ -27,7 +27,7 @@ class Report:
 
     Attributes:
         diagnosis: The verdict now.
-        changes: What is new since the last report; empty at most calls of `Reporter.close`.
+        changes: What is new since the last report; often nothing.
         findings: Every finding of the run so far, oldest first, resolved ones included.
         resolved: Those of ``findings`` that are gone.
         history: The numbers.
@@ -48,7 +48,7 @@ class Reporter(Protocol):
     """Turns finished data into output, and nothing else."""
 
     def report(self, report: Report) -> None:
-        """Called when there is news."""
+        """Called after each diagnosis, whether there is news or not: every step at first, then at growing intervals."""
 
     def close(self, report: Report) -> None:
         """Called once, when the monitor closes."""
