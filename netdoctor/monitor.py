@@ -98,7 +98,8 @@ class Monitor:
 
     @property
     def history(self) -> History:
-        """The numbers so far."""
+        """The numbers so far; waits for what the device has not delivered yet."""
+        self._recorder.flush()
         return self._recorder.history
 
     @property
@@ -119,7 +120,10 @@ class Monitor:
     def diagnose(self) -> Diagnosis:
         """The verdict now."""
         self._recorder.flush()
-        verdict = diagnose(self.history, self._rules)
+        return self._verdict()
+
+    def _verdict(self) -> Diagnosis:
+        verdict = diagnose(self._recorder.history, self._rules)
         faults = tuple(Skipped(f"{what} cannot be watched: {why}") for what, why in self._faults.items())
         return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
 
@@ -162,8 +166,8 @@ class Monitor:
         self._finalizer.detach()
         diagnosis = Diagnosis(self.step)
         try:
-            if self.step or self.history.facts.unstepped:
-                diagnosis = self._judge()
+            if self.step or self._recorder.history.facts.unstepped:
+                diagnosis = self._judge(wait=True)
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
         report = self._report(diagnosis, ())
@@ -180,11 +184,12 @@ class Monitor:
         judging = self._schedule.judging
         if self.step >= judging.next or not self.step:
             start = perf_counter()
-            self._judge()
+            self._judge(wait=False)
             judging.done(self.step, perf_counter() - start, self._schedule.step_seconds)
 
-    def _judge(self) -> Diagnosis:
-        diagnosis = self.diagnose()
+    def _judge(self, wait: bool) -> Diagnosis:
+        self._recorder.flush(wait)
+        diagnosis = self._verdict()
         changes = self._casebook.update(diagnosis)
         report = self._report(diagnosis, changes)
         for reporter in self._reporters:
@@ -192,10 +197,8 @@ class Monitor:
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:
-        book = self._casebook
-        return Report(
-            diagnosis, changes, book.findings, book.resolved, self.history, self.overhead, self._schedule.spent
-        )
+        book, history = self._casebook, self._recorder.history
+        return Report(diagnosis, changes, book.findings, book.resolved, history, self.overhead, self._schedule.spent)
 
     def _deliver(self, reporter: Reporter, call: Callable[[Report], None], report: Report) -> None:
         try:

@@ -10,7 +10,6 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,16 +17,18 @@ from netdoctor import structure
 from netdoctor.facts import Facts, NonFinite
 from netdoctor.history import History
 from netdoctor.probes import losses, optimizers
+from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
-from netdoctor.probes.hooks import ActivationProbe
 from netdoctor.probes.origin import locate
 from netdoctor.probes.parameters import ParameterProbe
+from netdoctor.probes.readings import Readings, Sample
+from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.stray import StrayPasses
-from netdoctor.statistics import STATISTICS
 
-KEPT = 256  # losses kept on the device before they are fetched
+KEPT = 256  # losses kept before they are moved into the history
+SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layers
 IDLE = 50  # steps without one of several optimizers, after which it is not waited for
 TARGETS = 64  # batches that tell the best constant prediction
 BURSTS = 8  # steps sampled out of turn after a NaN or Inf loss
@@ -71,14 +72,14 @@ class Recorder:
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
         self._names = {identity: name for name, identity in self._ids.items()}
         self._holdings = optimizers.Holdings()
-        self._losses = TrainingLosses()
+        self._scalars = Scalars()
+        self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses([tensor for tensor, _ in parameters.values()])
         self._bursts = 0  # steps sampled out of turn
         self._located = 0  # losses whose NaN or Inf was traced back
         self._non_finite = False  # whether the loss was NaN or Inf at the last look
-        self._validation = ValidationLosses()
-        self._columns = tuple(layer.name for layer in layers)  # of the history: in order of execution once it is known
-        self._order = np.arange(len(layers))  # slot of each column
+        self._validation = ValidationLosses(self._scalars)
+        self._readings = Readings([layer.name for layer in layers], self._parameters.facts)
         # The latest step of each optimizer that holds parameters of the model.
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
@@ -97,14 +98,15 @@ class Recorder:
         self._activations.detach()
         self._parameters = ParameterProbe({})
 
-    def flush(self) -> None:
-        """Move what is kept on the device into the history; this waits for it, so it is done rarely."""
+    def flush(self, wait: bool = True) -> None:
+        """Move what the device has delivered into the history; all of it where ``wait``, which may take a while."""
         try:
             if self._validation.pending:
-                self._validation.flush(self.history, self.step)
-            self._losses.flush(self.history)
+                self._validation.settle(self.history.facts.loss.kind)
+            self._scalars.flush(self.history, wait)
+            self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
-            self._fail("losses", error)
+            self._fail("the readings", error)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -129,10 +131,10 @@ class Recorder:
         start = perf_counter()
         try:
             if self._validation.pending:
-                self._validation.flush(self.history, self.step)
-            self._losses.add(loss)
+                self._validation.settle(self.history.facts.loss.kind)
+            value = self._losses.add(loss)
             if self._located < LOCATED:
-                self._locate(loss)
+                self._locate(loss, value)
             if self._sampled and loss.grad_fn is not None:
                 self._read_graph(loss.grad_fn)
         except Exception as error:  # noqa: BLE001
@@ -159,7 +161,7 @@ class Recorder:
                 and not self._elsewhere()
                 and not (model.training and self._activations.last_pass_with_gradients)
             ):
-                self._validation.add(function, loss, size)
+                self._validation.add(self.step, function, loss, size)
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
 
@@ -210,29 +212,19 @@ class Recorder:
         def see_used() -> None:
             probe.see_used(held)
 
-        if self._sampled and not probe.before.filled.any():
-            probe.see_parameters(probe.before)
+        if self._sampled and not probe.sampled:
+            probe.see_before()
         changed = optimizers.wrap_closure(args, kwargs, see_used)
         if changed is None:
             see_used()
         return changed
 
     def _measure(self, held: dict[str, int]) -> None:
-        """Record the statistics of a sampled step."""
+        """Reduce a sampled step to its sums."""
         self._learn_groups()
-        self._parameters.see_parameters(self._parameters.after)
-        record = self.history.record
-        for name, values in self._activations.measure().items():
-            record(self.step, name, values[self._order], self._columns)
-        scale = self._losses.scale
-        names = tuple(facts.name for facts in self._parameters.facts)
-        for name, values in self._parameters.measure(held, 1.0 if scale is None else float(scale)).items():
-            if STATISTICS[name].site == "run":
-                record(self.step, name, [float(values)])
-            else:
-                record(self.step, name, values, names)
-        rates = self._holdings.learning_rates()
-        record(self.step, "learning_rate", rates, tuple(str(index) for index in range(len(rates))))
+        self._parameters.see_after()
+        parameters = self._parameters.reduce(held, self._losses.scale)
+        self._readings.add(Sample(self.step, self._activations.reduce(), parameters, self._holdings.learning_rates()))
 
     def _learn_groups(self) -> None:
         facts = self.history.facts
@@ -255,8 +247,8 @@ class Recorder:
             if self._losses.several != self.history.facts.several_losses:
                 self.history.facts = self.history.facts.with_changes(several_losses=self._losses.several)
             self._step_ended()
-        elif self._losses.waiting >= KEPT:
-            self._losses.flush(self.history)
+        if self._scalars.waiting >= KEPT or self._readings.waiting >= SAMPLES:
+            self.flush(wait=False)
         if self._losses.non_finite and self._bursts < BURSTS:
             self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
@@ -285,19 +277,18 @@ class Recorder:
         graph = structure.trace(root, {node: names[slot] for node, slot in probe.nodes.items()})
         facts = structure.learn(self.history.facts, graph, self._ids, [names[slot] for slot in probe.order])
         self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
-        self._columns = tuple(layer.name for layer in facts.layers)
-        self._order = np.array([names.index(name) for name in self._columns], dtype=int)
+        self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
         probe.tracing = False
         probe.nodes.clear()
         self._losses.targets(graph.path, self.step + 1)
 
-    def _locate(self, loss: Tensor) -> None:
+    def _locate(self, loss: Tensor, value: Tensor | float | None) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""
-        here = loss.device.type == "cpu"
+        here = isinstance(value, float)
         if not (here or self._losses.non_finite) or not loss.is_floating_point():
             return
-        bad = not math.isfinite(float(loss.detach()))
+        bad = not math.isfinite(value if isinstance(value, float) else float(loss.detach()))
         if bad and not self._non_finite:
             parameters = zip((facts.name for facts in self._parameters.facts), self._parameters.tensors, strict=True)
             try:

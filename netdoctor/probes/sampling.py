@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +17,7 @@ RUN = 16  # neighbouring units taken together: one cache line of float32
 
 @dataclass(frozen=True)
 class Cut:
-    """At most ROWS x UNITS elements spread evenly over a tensor: a strided view of it and of the slot it goes to."""
+    """Elements spread evenly over a tensor: a strided view of it and of the slot they go to."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -29,11 +28,13 @@ class Cut:
 
 
 @lru_cache(maxsize=4096)
-def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
+def cut(
+    shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int, most_rows: int = ROWS, most_units: int = UNITS
+) -> Cut:
     """The cut of a tensor of that shape and stride; ``unit_axis`` runs over units, the other axes over samples.
 
-    The sample axes are doubled in turn, the batch first, until ROWS samples are reached. Each index stands in the
-    middle of its interval, so that neither the first token nor the image's corner is preferred.
+    The sample axes are doubled in turn, the batch first, until ``most_rows`` samples are reached. Each index stands in
+    the middle of its interval, so that neither the first token nor the image's corner is preferred.
     """
     if not shape:
         return Cut((1, 1), (0, 0), 0, (0, 0), 1, 1)
@@ -46,19 +47,19 @@ def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
     while grown:
         grown = False
         for axis in samples:
-            if rows * 2 <= ROWS and counts[axis] * 2 <= shape[axis]:
+            if rows * 2 <= most_rows and counts[axis] * 2 <= shape[axis]:
                 counts[axis] *= 2
                 rows *= 2
                 grown = True
     if samples:
         others = rows // counts[samples[0]]
-        counts[samples[0]] = min(shape[samples[0]], ROWS // others)
+        counts[samples[0]] = min(shape[samples[0]], most_rows // others)
         rows = others * counts[samples[0]]
-    units = counts[unit_axis] = min(shape[unit_axis], UNITS)
+    units = counts[unit_axis] = min(shape[unit_axis], most_units)
     size: list[int] = []
     source: list[int] = []
     target: list[int] = []
-    offset, place = 0, ROWS * UNITS if not samples else rows * UNITS
+    offset, place = 0, rows * most_units
     for axis in (*samples, unit_axis):
         count, extent = counts[axis], shape[axis]
         place = 1 if axis == unit_axis else place // count
@@ -79,13 +80,20 @@ def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
 
 
 class Samples:
-    """One row of ROWS x UNITS float32 elements for each slot, zero where a tensor was smaller.
+    """At most ``most_rows`` x ``most_units`` float32 elements for each slot, zero where a tensor was smaller.
 
     Tensors on several devices are kept apart; most models use one.
+
+    Attributes:
+        values: [slots, most_rows, most_units] on each device.
+        rows: Sampled rows of each slot; a new array where one of them changes.
+        units: Sampled units of each slot, likewise.
+        filled: Which slots hold a sample of this step.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, most_rows: int = ROWS, most_units: int = UNITS) -> None:
         self.slots = slots
+        self._most = most_rows, most_units
         self.values: dict[torch.device, Tensor] = {}
         self.rows: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
@@ -95,24 +103,13 @@ class Samples:
 
     def store(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> None:
         """Copy a sample of ``tensor`` (floating point, strided, any shape, detached) into its slot."""
-        pair = self._pair(slot, tensor, unit_axis)
+        pair = self.pair(slot, tensor, unit_axis)
         if pair is not None:
             pair[0].copy_(pair[1])
 
-    def store_all(self, tensors: Sequence[Tensor | None], unit_axis: int = -1) -> None:
-        """Copy a sample of each slot's tensor in one call; slots with None keep what they have."""
-        with torch.no_grad():
-            pairs = [
-                pair
-                for slot, tensor in enumerate(tensors)
-                if tensor is not None and (pair := self._pair(slot, tensor, unit_axis)) is not None
-            ]
-            if pairs:
-                torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
-
-    def _pair(self, slot: int, tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor] | None:
-        """Views of the slot and of the tensor that have the same shape; None for an empty tensor."""
-        where = cut(tensor.shape, tensor.stride(), unit_axis)
+    def pair(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> tuple[Tensor, Tensor] | None:
+        """Views of the slot and of the tensor, to be copied at once; None for an empty tensor."""
+        where = cut(tensor.shape, tensor.stride(), unit_axis, *self._most)
         target = self._targets[slot]
         if where is not self._cuts[slot] or target is None or target.device != tensor.device:
             target = self._prepare(slot, where, tensor.device)
@@ -134,11 +131,13 @@ class Samples:
     def _prepare(self, slot: int, where: Cut, device: torch.device) -> Tensor:
         values = self.values.get(device)
         if values is None:
-            values = self.values[device] = torch.zeros(self.slots, ROWS, UNITS, device=device)
+            values = self.values[device] = torch.zeros(self.slots, *self._most, device=device)
         values[slot].zero_()
         target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
         self._cuts[slot], self._targets[slot] = where, target
-        self.rows[slot], self.units[slot] = where.rows, where.units
+        if (self.rows[slot], self.units[slot]) != (where.rows, where.units):
+            self.rows, self.units = self.rows.copy(), self.units.copy()
+            self.rows[slot], self.units[slot] = where.rows, where.units
         return target
 
 
