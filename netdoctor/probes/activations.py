@@ -60,7 +60,8 @@ class ActivationProbe:
 
     Attributes:
         on: Whether this step is sampled; an instance attribute that every hook reads.
-        passes: Forward passes of the root so far.
+        passes: Forward passes of the root so far, those in rest left out.
+        counting: Whether passes are counted in rest too.
         thread: Which thread trains the model: the one that ran the last of them.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
@@ -83,7 +84,11 @@ class ActivationProbe:
         self.batch = 0
         self._fail = fail
         self.layers = layers
-        self._handles: list[RemovableHandle] = []
+        self.counting = False
+        self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
+        self._hooks: list[ForwardHook | PassHook] = []
+        self._handles: list[RemovableHandle | None] = []
+        self._resting = False
         self._axes = [unit_axis(layer.kind, modules[layer.name]) for layer in layers]
         self._axis_of_shape: dict[torch.Size, int] = {}
         self._pass_of = [-1] * len(layers)
@@ -100,16 +105,45 @@ class ActivationProbe:
 
     def attach(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
         """Install one hook on each layer and one on the root."""
-        for slot, layer in enumerate(self.layers):
-            self._handles.append(modules[layer.name].register_forward_hook(ForwardHook(self, slot)))
-        self._handles.append(model.register_forward_hook(PassHook(self)))
+        own = [modules[layer.name] for layer in self.layers]
+        self._modules = [weakref.ref(module) for module in (*own, model)]
+        self._hooks = [*(ForwardHook(self, slot) for slot in range(len(own))), PassHook(self)]
+        self._handles = [None] * len(self._hooks)
+        self._install()
+
+    def rest(self) -> None:
+        """Take off the hooks until the next sampled step; those that torch.compile has taken in stay."""
+        for place, handle in enumerate(self._handles):
+            seen = (
+                self.passes if place == len(self.layers) else self._pass_of[place] + 1
+            )  # eager: compiled ones are not
+            if handle is not None and seen and not (self.counting and place == len(self.layers)):
+                handle.remove()
+                self._handles[place] = None
+        self._resting = True
+
+    def keep_counting(self) -> bool:
+        """Count the passes in rest too, from now on; whether they were counted up to now."""
+        counted, self.counting = self.counting or not self._resting, True
+        if not counted:
+            self._install()
+        return counted
+
+    def _install(self) -> None:
+        """Put the hooks on that are off: in rest, that of the root alone."""
+        for place, reference in enumerate(self._modules):
+            wanted = not self._resting or place == len(self.layers)
+            module = reference() if wanted and self._handles[place] is None else None
+            if module is not None:
+                self._handles[place] = module.register_forward_hook(self._hooks[place])
 
     def detach(self) -> None:
-        """Remove every hook; the user's own stay."""
+        """Remove every hook for good; the user's own stay."""
         self.on = False
         for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+            if handle is not None:
+                handle.remove()
+        self._modules, self._hooks, self._handles = [], [], []
         self.nodes.clear()
 
     def forward(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -189,6 +223,9 @@ class ActivationProbe:
 
     def begin(self, on: bool) -> None:
         """Start a step, sampled or not."""
+        if on and self._resting:
+            self._resting = False
+            self._install()
         self.activations.clear()
         self.gradients.clear()
         self._sources[:] = -1
