@@ -159,7 +159,11 @@ class ActivationProbe:
                 and not getattr(module, "_is_replica", False)
                 and torch._C._functorch.peek_interpreter_stack() is None
             ):
-                self._sample(slot, args, output)
+                torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
+                try:
+                    self._sample(slot, args, output)
+                finally:
+                    torch._C._set_grad_enabled(True)
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
             self._fail("activations", error)
         self.spent += perf_counter() - start
@@ -170,7 +174,8 @@ class ActivationProbe:
         try:
             local = plain(gradient)
             if self.on and local is not None:
-                self.gradients.store(slot, local, axis)
+                with torch.no_grad():  # create_graph=True
+                    self.gradients.store(slot, local, axis)
         except Exception as error:  # noqa: BLE001
             self._fail("activation gradients", error)
         self.spent += perf_counter() - start

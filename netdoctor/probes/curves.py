@@ -69,7 +69,7 @@ class TrainingLosses:
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
-        value = loss.item() if loss.device.type == "cpu" and type(loss) is Tensor else plain(loss)
+        value = loss.item() if loss.device.type == "cpu" and type(loss) is Tensor else plain(loss.detach())
         if value is None:
             return None
         if self._scaled and loss.grad_fn is not None:

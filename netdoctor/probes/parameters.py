@@ -149,11 +149,11 @@ class ParameterProbe:
             return
         at = [(tensor.data_ptr(), tensor.shape) for tensor in self.tensors]
         standing = self._standing.get(place)
-        if standing is None or standing.at != at:
-            pairs = self._pairs(place, self.tensors)
-            standing = self._standing[place] = _Standing(at, *pairs, self._filled(place).copy())
-        self._filled(place)[:] = standing.filled
         with torch.no_grad():
+            if standing is None or standing.at != at:
+                pairs = self._pairs(place, self.tensors)
+                standing = self._standing[place] = _Standing(at, *pairs, self._filled(place).copy())
+            self._filled(place)[:] = standing.filled
             torch._foreach_copy_(standing.targets, standing.sources)
 
     def _copy(self, place: int, tensors: Sequence[Tensor | None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,24 +99,27 @@ class Samples:
         self.rows: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.filled: NDArray[np.bool_] = np.zeros(slots, np.bool_)
+        self._forms: list[tuple[Any, ...] | None] = [None] * slots  # of the tensor stored last: shape, stride, device
         self._cuts: list[Cut | None] = [None] * slots
         self._targets: list[Tensor | None] = [None] * slots
 
     def store(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> None:
-        """Copy a sample of ``tensor`` (floating point, strided, any shape, detached) into its slot."""
+        """Copy a sample of ``tensor`` (floating point, strided, any shape) into its slot; without gradients only."""
         pair = self.pair(slot, tensor, unit_axis)
         if pair is not None:
             pair[0].copy_(pair[1])
 
     def pair(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> tuple[Tensor, Tensor] | None:
         """Views of the slot and of the tensor, to be copied at once; None for an empty tensor."""
-        where = cut(tensor.shape, tensor.stride(), unit_axis, *self._most)
-        target = self._targets[slot]
-        if where is not self._cuts[slot] or target is None or target.device != tensor.device:
-            target = self._prepare(slot, where, tensor.device)
-        self.filled[slot] = where.rows > 0
-        if not where.rows:
+        form = (tensor.shape, tensor.stride(), tensor.device, unit_axis)
+        if form != self._forms[slot]:
+            self._prepare(slot, cut(*form[:2], unit_axis, *self._most), tensor.device)
+            self._forms[slot] = form
+        where, target = self._cuts[slot], self._targets[slot]
+        if where is None or target is None or not where.rows:
+            self.filled[slot] = False
             return None
+        self.filled[slot] = True
         return target, tensor.as_strided(where.size, where.stride, tensor.storage_offset() + where.offset)
 
     def on(self, device: torch.device) -> NDArray[np.bool_]:
@@ -128,7 +132,7 @@ class Samples:
         """Forget what was stored; the buffers stay."""
         self.filled[:] = False
 
-    def _prepare(self, slot: int, where: Cut, device: torch.device) -> Tensor:
+    def _prepare(self, slot: int, where: Cut, device: torch.device) -> None:
         values = self.values.get(device)
         if values is None:
             values = self.values[device] = torch.zeros(self.slots, *self._most, device=device)
@@ -138,7 +142,6 @@ class Samples:
         if (self.rows[slot], self.units[slot]) != (where.rows, where.units):
             self.rows, self.units = self.rows.copy(), self.units.copy()
             self.rows[slot], self.units[slot] = where.rows, where.units
-        return target
 
 
 def first_tensor(value: object) -> Tensor | None:
@@ -161,13 +164,16 @@ def first_tensor(value: object) -> Tensor | None:
 
 
 def plain(tensor: Tensor) -> Tensor | None:
-    """The detached local strided tensor behind ``tensor``: a shard of a DTensor, None for sparse and nested ones."""
+    """The local strided tensor behind ``tensor``: a shard of a DTensor, None for sparse and nested ones.
+
+    It is not detached: what is done with it is done without gradients.
+    """
     if type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided:
-        return None if tensor.is_meta or not tensor.is_floating_point() else tensor.detach()
+        return None if tensor.is_meta or not tensor.is_floating_point() else tensor
     to_local = getattr(tensor, "to_local", None)
     if to_local is not None:
         tensor = to_local()
     usable = (
         tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and tensor.is_floating_point()
     )
-    return tensor.detach() if usable else None
+    return tensor if usable else None
