@@ -19,7 +19,7 @@ class Layer:
 
     Attributes:
         name: Dotted module name; "" is the root.
-        kind: linear, conv, recurrent, attention, embedding, norm, activation or other.
+        kind: linear, conv, recurrent, attention, embedding, norm, activation, dropout or other.
         type: Class name of the module.
         function: Name of the nonlinearity that an activation module computes ("relu"), else "".
         fan_in: Inputs of one unit (weight elements per output unit); 0 without a weight.
@@ -30,6 +30,9 @@ class Layer:
         inputs: Names of the layers whose outputs reach this one with no other layer between.
         residual: Whether the output is added to another path before the next layer.
         called: Whether it took part in the forward pass.
+        samples: Values of each unit in one batch (batch size times positions), at its first call; 0 where unknown.
+        dtype: Of the output at its first call ("float32"), "" where unknown.
+        rate: Probability with which a dropout layer drops a unit.
     """
 
     name: str
@@ -43,6 +46,9 @@ class Layer:
     inputs: tuple[str, ...] = ()
     residual: bool = False
     called: bool = False
+    samples: int = 0
+    dtype: str = ""
+    rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,16 @@ class Loss:
     Attributes:
         kind: cross-entropy, nll, binary-cross-entropy, binary-cross-entropy-with-logits, mse, l1, smooth-l1, kl-div;
             "" where unknown.
-        nodes: Names of the autograd nodes from the loss to the last layer, the loss first.
+        nodes: Names of the autograd nodes from the loss to the last layer that is no nonlinearity, the loss first.
+        layer: Name of that layer, "" where unknown.
+        functions: Nonlinearities among the nodes ("softmax", "sigmoid"), the loss first.
+        softmax_extent: Over how many values the softmax next to the layer runs; 0 without one.
+        softmax_axis: Over which dimension, from 0.
         outputs: Shape of the prediction that the loss takes, () where unknown.
         targets: Shape of the target, () where unknown.
         classes: Number of classes, 0 for a regression.
-        broadcast: Whether prediction and target were broadcast against each other.
+        broadcast: Whether the prediction was expanded to meet the target.
+        elements: Of the tensor whose mean or sum a loss written by hand is; 0 for torch's own losses.
     """
 
     kind: str = ""
@@ -107,6 +118,11 @@ class Loss:
     targets: tuple[int, ...] = ()
     classes: int = 0
     broadcast: bool = False
+    elements: int = 0
+    layer: str = ""
+    functions: tuple[str, ...] = ()
+    softmax_extent: int = 0
+    softmax_axis: int = 0
 
 
 @dataclass(frozen=True)

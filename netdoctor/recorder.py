@@ -16,22 +16,24 @@ from torch.optim import Optimizer
 from netdoctor import structure
 from netdoctor.facts import Facts
 from netdoctor.history import History
-from netdoctor.probes import losses, optimizers
+from netdoctor.probes import losses, optimizers, softmaxes
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
+from netdoctor.probes.leftovers import Leftovers
 from netdoctor.probes.origin import Origins
 from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.stray import StrayPasses
+from netdoctor.probes.thorough import Pacing
 
 KEPT = 256  # losses kept before they are moved into the history
 SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layers
 REST = 20  # steps between two samples from which it pays to take the hooks off
 IDLE = 50  # steps without one of several optimizers, after which it is not waited for
-TARGETS = 64  # batches that tell the best constant prediction
+TARGETS = 64  # batches that tell the best constant prediction, and after them the thorough samples
 BURSTS = 8  # steps sampled out of turn after a NaN or Inf loss
 
 
@@ -80,6 +82,11 @@ class Recorder:
         self._validation = ValidationLosses(self._scalars)
         self._readings = Readings([layer.name for layer in layers], self._parameters.facts)
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
+        self._graph_known = False  # whether the graph of layers has been read
+        self._thorough = False  # whether this sample is one
+        self._pacing = Pacing()
+        self._softmaxes: softmaxes.Softmaxes | None = None
+        self._leftovers = Leftovers()
         self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
         self._solo = 0  # id of the optimizer whose steps are rested over
         self._closures = False  # whether an optimizer calls a closure
@@ -96,7 +103,7 @@ class Recorder:
         losses.unlisten(self)
         optimizers.unlisten(self)
         self._activations.detach()
-        self._parameters, self._origins = ParameterProbe({}), Origins({})
+        self._parameters, self._origins, self._holdings = ParameterProbe({}), Origins({}), optimizers.Holdings()
 
     def flush(self, wait: bool = True) -> None:
         """Move what the device has delivered into the history; all of it where ``wait``, which may take a while."""
@@ -138,8 +145,10 @@ class Recorder:
             elif value is not None:
                 self._trace(loss, value)
                 self._rest = min(self._rest, 1)
-            if self._sampled and loss.grad_fn is not None:
-                self._read_graph(loss.grad_fn)
+            if self._sampled:
+                self._leftovers.look(self._holdings.parameters())
+                if loss.grad_fn is not None:
+                    self._read_graph(loss.grad_fn)
         except Exception as error:  # noqa: BLE001
             self._fail("the loss", error)
         self._spent += perf_counter() - start
@@ -215,7 +224,7 @@ class Recorder:
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
                 if self._sampled:
-                    self._measure(holding.names)
+                    self._measure(holding)
                 if all(other.step == self.step for other in at_work):
                     self._end(start)
                     return
@@ -237,12 +246,19 @@ class Recorder:
         self._closures = changed is not None
         return changed
 
-    def _measure(self, held: dict[str, int]) -> None:
+    def _measure(self, holding: optimizers.Holding) -> None:
         """Reduce a sampled step to its sums."""
         self._learn_groups()
         self._parameters.see_after()
-        parameters = self._parameters.reduce(held, self._losses.scale)
-        self._readings.add(Sample(self.step, self._activations.reduce(), parameters, self._holdings.learning_rates()))
+        parameters = self._parameters.reduce(holding.names, self._losses.scale)
+        thorough = self._activations.look_thoroughly() if self._thorough else None
+        rates, layers = self._holdings.learning_rates(), self._activations.reduce()
+        self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes))
+        if self._losses.scale is not None:
+            self._scalars.keep(self.step, "loss_scale", self._losses.scale)
+        left = self._leftovers.take(id(holding.optimizer()))
+        if left is not None:
+            self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
 
     def _learn_groups(self) -> None:
         facts = self.history.facts
@@ -279,8 +295,10 @@ class Recorder:
         self._sampled = ahead <= 1
         self._prelude = ahead <= 2
         self._spent = self._activations.spent = 0.0
+        self._thorough = self._sampled and self._pacing.due(self.step + 1)
         if self._activations.on or self._sampled:
-            self._activations.begin(self._sampled)
+            self._activations.begin(self._sampled, tracing=self._thorough)
+            self._softmaxes = None
         if self._sampled or self._prelude:
             self._parameters.begin()
         elif ahead > REST and self._stray is None and not self._closures:
@@ -302,21 +320,28 @@ class Recorder:
         self._schedule.tick(0.0, max(self.step - self._rested_from, 1))
 
     def _read_graph(self, root: structure.Node) -> None:
-        """Learn the graph of layers once, the targets on every sampled step."""
+        """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
-        if not probe.tracing or not probe.nodes:
-            if len(self.history.table("constant_loss")) < TARGETS:
-                self._losses.targets(structure.loss_path(root), self.step + 1)
+        many = len(self.history.table("constant_loss")) >= TARGETS
+        if probe.nodes:
+            graph = structure.trace(root, probe.nodes, *probe.transparent)
+            if not self._graph_known:
+                self._learn(graph)
+            self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
+            path = graph.path
+        elif many:
             return
-        names = [layer.name for layer in probe.layers]
-        graph = structure.trace(root, {node: names[slot] for node, slot in probe.nodes.items()})
-        facts = structure.learn(self.history.facts, graph, self._ids, [names[slot] for slot in probe.order])
+        else:
+            path = structure.loss_path(root)
+        self._losses.read(path)
+
+    def _learn(self, graph: structure.Graph) -> None:
+        probe = self._activations
+        facts = structure.learn(self.history.facts, graph, self._ids, probe.forms)
         self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
         self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
-        probe.tracing = False
-        probe.nodes.clear()
-        self._losses.targets(graph.path, self.step + 1)
+        self._graph_known = True
 
     def _trace(self, loss: Tensor, value: Tensor | float) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""

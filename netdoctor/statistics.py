@@ -106,9 +106,20 @@ INPUTS = (
     Statistic("input_max", "x", "layer", "largest magnitude in the input", lambda s: s.high),
     Statistic("input_signal", "x", "layer", "std of an input unit over samples, rms over units", _signal),
 )
+LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+QUANTILES = tuple(
+    Statistic(f"{name}_quantile_{round(100 * level):02d}", unit, "layer", f"{level:.0%} quantile of the {meaning}")
+    for name, unit, meaning in (
+        ("activation", "x", "output"),
+        ("activation_gradient", "loss/x", "loss's gradient at the output"),
+    )
+    for level in LEVELS
+)
 MEASURED = (
     Statistic("dead_share", "", "layer", "share of units with no output above 0 in the last 10 samples"),
     Statistic("activation_gradient_rms", "loss/x", "layer", "root mean square of the loss's gradient at the output"),
+    Statistic("gradient_zero_share", "", "layer", "share of zeros in the loss's gradient at the output"),
+    Statistic("evaluation_mode", "", "layer", "1 where a norm or dropout layer trains in evaluation mode"),
     Statistic("weight_rms", "w", "parameter", "root mean square of the parameter before the step"),
     Statistic("weight_std", "w", "parameter", "standard deviation of the parameter before the step"),
     Statistic("gradient_rms", "loss/w", "parameter", "root mean square of the gradient before clipping"),
@@ -126,6 +137,23 @@ MEASURED = (
     Statistic("val_loss", "loss", "run", "mean validation loss since the last step"),
     Statistic("constant_loss", "loss", "run", "loss of the best constant prediction for the targets seen so far"),
     Statistic("target_rms", "y", "run", "root mean square of a regression's targets"),
+    Statistic("uninformed_loss", "loss", "run", "loss of an output that knows nothing: equal shares, or zero"),
+    Statistic("accuracy", "", "run", "share of the batch's targets that are predicted"),
+    Statistic("largest_predicted_share", "", "run", "share of the class that the batch's predictions favour"),
+    Statistic("largest_class_share", "", "run", "share of the most frequent class in the targets seen so far"),
+    Statistic("smallest_class_share", "", "run", "share of the rarest class in the targets seen so far"),
+    Statistic("target_low", "y", "run", "least target of the batch, where values are compared"),
+    Statistic("target_high", "y", "run", "largest target of the batch, where values are compared"),
+    Statistic("output_low", "y", "run", "least prediction of the batch, where values are compared"),
+    Statistic("output_high", "y", "run", "largest prediction of the batch, where values are compared"),
+    Statistic("one_hot_share", "", "run", "share of the targets that are one-hot rows, where values are compared"),
+    Statistic("leftover_gradient", "loss/w", "group", "largest gradient left in the buffers at the next backward pass"),
+    Statistic("loss_scale", "", "run", "the gradient scaler's scale"),
+    Statistic("effective_rank", "", "layer", "dimensions that the outputs of a batch spread over"),
+    Statistic("softmax_entropy", "", "layer", "mean entropy of the softmax behind the layer, of what is possible"),
+    Statistic("softmax_balance", "", "layer", "the same of its mean over the batch: 1 where all are used alike"),
+    Statistic("attention_logit", "", "layer", "largest magnitude of the attention logits behind the layer"),
+    *QUANTILES,
     Statistic("non_finite_activation", "", "layer", "1 where the output holds NaN or Inf"),
     Statistic("non_finite_gradient", "", "parameter", "1 where the gradient holds NaN or Inf"),
     Statistic("non_finite_weight", "", "parameter", "1 where the parameter holds NaN or Inf"),

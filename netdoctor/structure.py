@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 from netdoctor.facts import Facts, Layer, Loss
@@ -46,9 +47,13 @@ NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all l
 
 @dataclass(frozen=True)
 class Path:
-    """The way from the loss down to the last layer: autograd nodes, the loss first."""
+    """The way from the loss down to the last layer that is no nonlinearity: autograd nodes, the loss first.
+
+    ``layer`` is the name of that layer, "" where it is unknown.
+    """
 
     nodes: tuple[Node, ...] = ()
+    layer: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +94,7 @@ class Graph:
         mixed: Layers whose output is added to, multiplied by or joined with another path.
         parameters: ``id`` of every parameter that the loss depends on.
         path: From the loss to the last layer.
+        upstream: Nearest layers at or before each node.
     """
 
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -96,16 +102,22 @@ class Graph:
     mixed: set[str] = field(default_factory=set)
     parameters: set[int] = field(default_factory=set)
     path: Path = Path()
+    upstream: dict[Node, tuple[str, ...]] = field(default_factory=dict)
 
 
-def trace(root: Node, outputs: Mapping[Node, str]) -> Graph:
+def trace(
+    root: Node, outputs: Mapping[Node, str], nonlinearities: Container[str] = (), dropouts: Container[str] = ()
+) -> Graph:
     """Read the graph of layers from autograd nodes, the loss's node first.
 
     Args:
         root: ``loss.grad_fn``.
         outputs: ``output.grad_fn`` of each layer with the layer's name.
+        nonlinearities: Names of those layers that are nonlinearities: the path from the loss goes on through them.
+        dropouts: Names of those that are dropout: they stand between layers without separating them.
     """
-    graph = Graph(path=loss_path(root, outputs))
+    ends = {n: name for n, name in outputs.items() if name not in nonlinearities and name not in dropouts}
+    graph = Graph(path=loss_path(root, ends))
     upstream: dict[Node, tuple[str, ...]] = {}
     for node in children_first(root):
         if hasattr(node, "variable"):
@@ -116,11 +128,13 @@ def trace(root: Node, outputs: Mapping[Node, str]) -> Graph:
         name = outputs.get(node)
         if name is not None:
             graph.inputs[name] = nearest
+            name = None if name in dropouts else name
         elif len(set(branches)) > 1:
             graph.mixed.update(nearest)
         if function and len(nearest) == 1 and nearest[0] not in graph.mixed:
             graph.nonlinearity.setdefault(nearest[0], function)
         upstream[node] = (name,) if name is not None else nearest
+    graph.upstream = upstream
     for sources in graph.inputs.values():
         for source in sources:
             if source not in graph.mixed:
@@ -128,7 +142,7 @@ def trace(root: Node, outputs: Mapping[Node, str]) -> Graph:
     return graph
 
 
-def loss_path(root: Node, outputs: Container[Node] = ()) -> Path:
+def loss_path(root: Node, outputs: Mapping[Node, str] | None = None) -> Path:
     """The shortest way from the loss to a layer's output (without it), breadth first.
 
     Without known ``outputs`` it ends one node after torch's own loss function, and is empty for losses written by hand.
@@ -137,8 +151,8 @@ def loss_path(root: Node, outputs: Container[Node] = ()) -> Path:
     queue = deque([root])
     while queue:
         node = queue.popleft()
-        if node in outputs:
-            return Path(_way(parents, parents[node]))
+        if outputs and node in outputs:
+            return Path(_way(parents, parents[node]), outputs[node])
         if not outputs and node.name() in LOSSES:
             after = node.next_functions[0][0]
             return Path((*_way(parents, node), *(() if after is None else (after,))))
@@ -175,21 +189,23 @@ def children_first(root: Node) -> Iterable[Node]:
     return order
 
 
-def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], order: Iterable[str]) -> Facts:
+def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, tuple[int, str]]) -> Facts:
     """Facts with what the graph and the first forward pass told.
 
     Args:
         facts: What was known before.
         graph: From `trace`.
         parameter_ids: ``id`` of each parameter by name.
-        order: Names of the layers in order of execution.
+        forms: In order of execution, of each layer's output: values of each unit, and dtype.
     """
-    position = {name: index for index, name in enumerate(order)}
+    position = {name: index for index, name in enumerate(forms)}
 
     def learned(layer: Layer) -> Layer:
         return replace(
             layer,
             called=layer.name in position,
+            samples=forms.get(layer.name, (0, ""))[0],
+            dtype=forms.get(layer.name, (0, ""))[1],
             inputs=graph.inputs.get(layer.name, ()),
             nonlinearity=graph.nonlinearity.get(layer.name, ""),
             residual=layer.name in graph.mixed,
@@ -215,5 +231,43 @@ def describe_loss(path: Path) -> Loss:
         if path.kind in ("nll", "cross-entropy"):
             classes = outputs[1] if len(outputs) > 1 else outputs[0]
     names = path.names
-    broadcast = node is not None and "ExpandBackward0" in names[names.index(node.name()) + 1 :]
-    return Loss(path.kind, names, outputs, targets, classes, broadcast)
+    extent, axis = _softmax(path)
+    return Loss(
+        path.kind,
+        names,
+        layer=path.layer,
+        functions=tuple(FUNCTIONS[name] for name in names if name in FUNCTIONS),
+        softmax_extent=extent,
+        softmax_axis=axis,
+        outputs=outputs,
+        targets=targets,
+        classes=classes,
+        broadcast=_broadcast(path),
+        elements=_elements(path),
+    )
+
+
+def _broadcast(path: Path) -> bool:
+    """Whether the prediction was expanded right before it met the target."""
+    meeting = "SubBackward0" if path.loss_node is None else path.loss_node.name()
+    names = path.names
+    return meeting in names and names[names.index(meeting) + 1 :][:1] == ("ExpandBackward0",)
+
+
+def _elements(path: Path) -> int:
+    """Of the tensor whose mean or sum a loss written by hand is."""
+    if path.loss_node is not None or not path.nodes:
+        return 0
+    sizes = getattr(path.nodes[0], "_saved_self_sym_sizes", None)
+    return prod(sizes) if sizes is not None and path.names[0] in ("MeanBackward0", "SumBackward0") else 0
+
+
+def _softmax(path: Path) -> tuple[int, int]:
+    """Extent and axis of the softmax nearest to the last layer; zeros without one."""
+    for node in reversed(path.nodes):
+        if node.name() in ("SoftmaxBackward0", "LogSoftmaxBackward0"):
+            shape = node._saved_result.shape
+            axis = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
+            axis %= max(len(shape), 1)
+            return (shape[axis], axis) if shape else (1, 0)
+    return 0, 0

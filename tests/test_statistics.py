@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from netdoctor import watch
 from netdoctor.history import History
-from netdoctor.statistics import SATURATION, STATISTICS
+from netdoctor.statistics import QUANTILES, SATURATION, STATISTICS
 
 EXACT = 1e-5  # relative: readings are float32
 STEPS = 14
@@ -104,6 +104,7 @@ class Oracle:
             }
             if isinstance(self.model.get_submodule(name), (nn.Conv1d, nn.Linear)):
                 want["activation_gradient_rms", name] = rms(double(gradient))
+                want["gradient_zero_share", name] = np.mean(double(gradient) == 0)
             if len(self.alive[name]) >= 10:
                 want["dead_share", name] = np.mean(~np.any(self.alive[name][-10:], 0))
             if not isinstance(self.model.get_submodule(name), (nn.ReLU, nn.Tanh)):
@@ -190,6 +191,24 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "non_finite_weight",
         "non_finite_loss",
         "gradient_missing",
+        "evaluation_mode",
+        "loss_scale",
+        *(statistic.name for statistic in QUANTILES),  # from here on in the tests of their own probes
+        "effective_rank",
+        "softmax_entropy",
+        "softmax_balance",
+        "attention_logit",
+        "leftover_gradient",
+        "accuracy",
+        "largest_predicted_share",
+        "largest_class_share",
+        "smallest_class_share",
+        "one_hot_share",
+        "target_low",
+        "target_high",
+        "output_low",
+        "output_high",
+        "uninformed_loss",
     }
     assert set(STATISTICS) - seen - missing - ({"dead_share"} if every > 1 else set()) == set()
     if clip:
@@ -226,6 +245,18 @@ def test_what_is_not_finite_is_counted_and_leaves_the_others_as_they_are():
     assert latest("non_finite_weight")["2.weight"] == 1
     assert latest("activation_rms")["0"] > 0
     assert readings(monitor.history, "non_finite_loss", "") == {3: 1.0}
+
+
+def test_norms_and_dropout_left_in_evaluation_mode_are_seen():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    monitor = watch(model, every=1, reporters=[])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(4):
+        model.train(step < 2)
+        model(torch.randn(5, 4)).sum().backward()
+        optimizer.step()
+    assert monitor.history.table("evaluation_mode").values[:, [1, 3]].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    assert np.isnan(monitor.history.table("evaluation_mode").values[:, [0, 2, 4]]).all()
 
 
 def test_units_without_any_variety_have_no_spread():

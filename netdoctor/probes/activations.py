@@ -18,10 +18,11 @@ from torch.utils.hooks import RemovableHandle
 from netdoctor.facts import WEIGHTED, Layer
 from netdoctor.probes.anatomy import unit_axis
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
-from netdoctor.probes.reductions import reduce_layers, reduce_squares
+from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
+from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer
-from netdoctor.statistics import SATURATION, Mask
+from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Node
 
 
@@ -34,20 +35,22 @@ class LayerSample:
         units: Sampled units of each slot.
         gradients: Sampled elements of the gradient at each layer's output.
         sources: Slot that holds the input of each layer, -1 where it was not seen.
-        parts: For each device: which slots were sampled there, what `reduce_layers` made of them, and `reduce_squares`
-            of the gradients.
+        evaluating: Of each norm and dropout layer, whether it ran in evaluation mode; NaN for others.
+        parts: For each device: which slots were sampled there, what `reduce_layers` made of them, and what
+            `reduce_gradients` made of the gradients.
     """
 
     rows: NDArray[np.int64]
     units: NDArray[np.int64]
     gradients: NDArray[np.int64]
     sources: NDArray[np.int64]
+    evaluating: Array
     parts: tuple[tuple[Mask, Transfer, Transfer], ...]
 
     @property
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
-        return all(sums.ready and squares.ready for _, sums, squares in self.parts)
+        return all(sums.ready and gradients.ready for _, sums, gradients in self.parts)
 
 
 class ActivationProbe:
@@ -65,25 +68,27 @@ class ActivationProbe:
         thread: Which thread trains the model: the one that ran the last of them.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
-        order: Slots in order of execution.
-        nodes: Autograd node of each layer's output, kept only while ``tracing``.
+        forms: In order of execution, of each layer's output at its first call: values of each unit, and dtype.
+        nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
+        transparent: Names of the layers that are nonlinearities, and of those that are dropout.
     """
 
     def __init__(
         self, modules: dict[str, nn.Module], layers: tuple[Layer, ...], fail: Callable[[str, Exception], None]
     ) -> None:
         self.on = False
-        self.tracing = True
         self.passes = 0
         self.last_pass_with_gradients = True
         self.thread = get_ident()
         self.spent = 0.0
-        self.order: list[int] = []
-        self.nodes: dict[Node, int] = {}
+        self.forms: dict[str, tuple[int, str]] = {}
+        self.nodes: dict[Node, str] = {}
         self.input_floating: bool | None = None
         self.batch = 0
         self._fail = fail
         self.layers = layers
+        self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
+        self._tracing = False
         self.counting = False
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
         self._hooks: list[ForwardHook | PassHook] = []
@@ -97,6 +102,7 @@ class ActivationProbe:
             if layer.kind in WEIGHTED or layer.kind in ("norm", "other"):
                 self._input_slots[slot] = len(layers) + len(self._input_slots)
         self._sources = np.full(len(layers), -1)  # slot that holds the input of each layer
+        self._evaluating = np.full(len(layers), np.nan)
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # id -> tensor, version, slot
         self.activations = Samples(len(layers) + len(self._input_slots))
         self.gradients = Samples(len(layers))
@@ -161,7 +167,7 @@ class ActivationProbe:
             ):
                 torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
                 try:
-                    self._sample(slot, args, output)
+                    self._sample(slot, module, args, output)
                 finally:
                     torch._C._set_grad_enabled(True)
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
@@ -180,9 +186,9 @@ class ActivationProbe:
             self._fail("activation gradients", error)
         self.spent += perf_counter() - start
 
-    def _sample(self, slot: int, args: tuple[Any, ...], output: Any) -> None:
+    def _sample(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         given = first_tensor(args)
-        if not self.order and args:
+        if not self.forms and args:
             leaf = args[0] if isinstance(args[0], Tensor) else given
             if leaf is not None:
                 self.input_floating = leaf.is_floating_point()
@@ -193,15 +199,20 @@ class ActivationProbe:
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
-        if self._pass_of[slot] == -1:
-            self.order.append(slot)
-        self._pass_of[slot] = self.passes
         axis = self._axis(slot, local)
+        if self._pass_of[slot] == -1:
+            units = local.shape[axis] if local.ndim else 1
+            self.forms[self.layers[slot].name] = local.numel() // max(units, 1), str(local.dtype).removeprefix("torch.")
+        self._pass_of[slot] = self.passes
+        if self.layers[slot].kind in ("norm", "dropout"):
+            self._evaluating[slot] = not module.training
         self.activations.store(slot, local, axis)
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
-            if self.tracing and produced.grad_fn is not None:
-                self.nodes.setdefault(produced.grad_fn, slot)  # a container's output is its last layer's
+            if self._tracing and produced.grad_fn is not None:
+                self.nodes.setdefault(
+                    produced.grad_fn, self.layers[slot].name
+                )  # a container's output is its last layer's
             if self.layers[slot].kind in WEIGHTED:  # what nonlinearities and norms get, the layer before gets too
                 produced.register_hook(GradientHook(self, slot, axis))
 
@@ -226,15 +237,18 @@ class ActivationProbe:
         self._axis_of_shape[output.shape] = axis
         return axis
 
-    def begin(self, on: bool) -> None:
-        """Start a step, sampled or not."""
+    def begin(self, on: bool, tracing: bool = False) -> None:
+        """Start a step, sampled or not; ``tracing`` keeps the layers' autograd nodes until the next one begins."""
         if on and self._resting:
             self._resting = False
             self._install()
         self.activations.clear()
         self.gradients.clear()
         self._sources[:] = -1
+        self._evaluating[:] = np.nan
         self._seen.clear()
+        self.nodes.clear()
+        self._tracing = tracing
         self.on = on
 
     def bind(self, layers: tuple[Layer, ...]) -> None:
@@ -252,11 +266,17 @@ class ActivationProbe:
             (
                 self.activations.on(device),
                 Transfer(reduce_layers(values, self._bounds_on(device))),
-                Transfer(reduce_squares(self.gradients.values.get(device, values[:0]))),
+                Transfer(reduce_gradients(self.gradients.values.get(device, values[:0]))),
             )
             for device, values in self.activations.values.items()
         )
-        return LayerSample(rows, self.activations.units, gradients, self._sources.copy(), parts)
+        return LayerSample(
+            rows, self.activations.units, gradients, self._sources.copy(), self._evaluating.copy(), parts
+        )
+
+    def look_thoroughly(self) -> ThoroughSample:
+        """What takes longer than `reduce`: distributions and ranks."""
+        return ThoroughSample(self.activations, self.gradients, len(self.layers))
 
     def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         if not self._limits:

@@ -7,6 +7,7 @@ from math import prod
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import UninitializedParameter
 
 from netdoctor.facts import WEIGHTED, Layer, Parameter
@@ -52,7 +53,7 @@ def activation_function(module: nn.Module) -> str:
 
 
 def layer_kind(module: nn.Module) -> str:
-    """linear, conv, recurrent, attention, embedding, norm, activation or other."""
+    """linear, conv, recurrent, attention, embedding, norm, activation, dropout or other."""
     if isinstance(module, (nn.Linear, nn.Bilinear)) or type(module).__name__ == "Conv1D":
         return "linear"
     if isinstance(module, _ConvNd):
@@ -65,7 +66,16 @@ def layer_kind(module: nn.Module) -> str:
         return "embedding"
     if isinstance(module, _NORMS) or "Norm" in type(module).__name__:
         return "norm"
+    if dropout_rate(module) is not None:
+        return "dropout"
     return "activation" if activation_function(module) else "other"
+
+
+def dropout_rate(module: nn.Module) -> float | None:
+    """Probability with which a dropout layer drops a unit; None for other modules."""
+    if isinstance(module, _DropoutNd):
+        return float(module.p)
+    return None
 
 
 def fans(module: nn.Module) -> tuple[int, int, int]:
@@ -97,17 +107,18 @@ def unit_axis(kind: str, module: nn.Module) -> int | None:
     """Dimension of the output that runs over units; None where it is that of the layer before."""
     if kind == "conv" or isinstance(module, (_NormBase, nn.GroupNorm)):
         return 1
-    return None if kind in ("activation", "other") else -1
+    return None if kind in ("activation", "dropout", "other") else -1
 
 
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules worth hooking: those that own parameters or compute a nonlinearity; a shared one once."""
+    """The modules worth hooking: those with parameters, nonlinearities, norms and dropout; a shared one once."""
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside_attention = name and name.rpartition(".")[0] in found and found[name.rpartition(".")[0]] is not model
         if inside_attention and isinstance(found[name.rpartition(".")[0]], nn.MultiheadAttention):
             continue  # its out_proj is used as a weight, never called
-        if any(p is not None for p in module._parameters.values()) or activation_function(module):
+        owns = any(p is not None for p in module._parameters.values())
+        if owns or layer_kind(module) in ("norm", "activation", "dropout"):
             found[name] = module
     return found
 
@@ -118,7 +129,8 @@ def describe_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
     for name, module in modules.items():
         fan_in, fan_out, units = fans(module)
         kind = layer_kind(module)
-        layers.append(Layer(name, kind, type(module).__name__, activation_function(module), fan_in, fan_out, units))
+        function, rate = activation_function(module), dropout_rate(module) or 0.0
+        layers.append(Layer(name, kind, type(module).__name__, function, fan_in, fan_out, units, rate=rate))
     return tuple(layers)
 
 

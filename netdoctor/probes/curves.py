@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from netdoctor.probes import predictions
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.scalars import Scalar, Scalars
 from netdoctor.probes.targets import Targets
@@ -48,6 +49,7 @@ class TrainingLosses:
         self._scaled = False
         self._open: list[Scalar] = []
         self._stepping = self._stale = False
+        self._staged: dict[str, Scalar] = {}  # what the nodes of the open losses told, by statistic
         self._taken: list[Scalar] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
         self._explicit: set[int] = set()  # steps whose loss the user gave
@@ -65,7 +67,7 @@ class TrainingLosses:
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
-            self._open = []
+            self._open, self._staged = [], {}
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
@@ -78,23 +80,25 @@ class TrainingLosses:
         self._open.append(value)
         return value
 
-    def targets(self, path: Path, step: int) -> None:
-        """Read target statistics and the gradient scaler's scale from the loss's nodes."""
-        if path.nodes and path.names[0] == "MulBackward0" and len(path.nodes) > 1:
+    def read(self, path: Path) -> None:
+        """Read predictions, targets and the gradient scaler's scale from the nodes of the loss added last."""
+        if not self._open or not path.nodes:
+            return
+        if path.names[0] == "MulBackward0" and len(path.nodes) > 1:
             other = path.nodes[0]._saved_other
             # A Python number is saved as float64, a scaler's scale is a float32 tensor.
             self._scaled = other is not None and other.numel() == 1 and other.dtype == torch.float32
             if self._scaled:
                 path = Path(path.nodes[1:])
-                if self.scale is None and self._open:  # the first loss was added before this was known
+                if self.scale is None:  # the first loss was added before this was known
                     self.scale = other
                     self._open[-1] = _unscaled(self._open[-1], other)
-        constant = self._targets.add(path)
-        if constant is not None:
+        self._staged |= predictions.describe(path)
+        found = self._targets.add(path)
+        if found is not None:
             parts = len(self._open)  # micro-batches so far: their losses are summed
-            self._scalars.keep(step, "constant_loss", constant * parts)
-        if self._targets.rms is not None:
-            self._scalars.keep(step, "target_rms", self._targets.rms)
+            self._staged |= {name: value * parts for name, value in found.items()}
+        self._staged |= self._targets.described
 
     def before_step(self) -> None:
         """Any optimizer begins a step."""
@@ -120,6 +124,8 @@ class TrainingLosses:
         if not isinstance(total, Tensor):
             self._non_finite = not math.isfinite(total)
         self._scalars.keep(step, "loss", total, column)
+        for statistic, value in self._staged.items():
+            self._scalars.keep(step, statistic, value)
 
     def observed(self, step: int, statistic: str, value: Scalar) -> None:
         """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -83,12 +84,14 @@ class Holding:
     Attributes:
         optimizer: The optimizer.
         names: Group of each of the model's parameters that it holds; empty for one of another model.
+        parameters: These parameters, those with the most dimensions first.
         groups: Param groups looked at so far.
         step: The latest step of the model in which it took part; set by whoever counts them.
     """
 
     optimizer: weakref.ref[Optimizer]
     names: dict[str, int] = field(default_factory=dict)
+    parameters: list[nn.Parameter] = field(default_factory=list)
     groups: int = 0
     step: int = 0
 
@@ -122,15 +125,20 @@ class Holdings:
         elif known.groups == len(optimizer.param_groups):
             return known
         for index, group in enumerate(optimizer.param_groups[known.groups :], start=known.groups):
-            mine = [names[id(p)] for p in group["params"] if id(p) in names]
+            mine = [parameter for parameter in group["params"] if id(parameter) in names]
             if mine:
-                known.names.update(dict.fromkeys(mine, len(self.groups)))
+                known.names.update({names[id(parameter)]: len(self.groups) for parameter in mine})
+                known.parameters = sorted((*known.parameters, *mine), key=lambda parameter: -parameter.ndim)
                 self.held.update(known.names)
                 self.groups.append(_describe(optimizer, index))
                 self._sources.append((weakref.ref(optimizer), index))
         self.elsewhere += not known.names
         known.groups = len(optimizer.param_groups)
         return known
+
+    def parameters(self) -> dict[int, list[nn.Parameter]]:
+        """The model's parameters that each optimizer holds which has made a step, by its ``id``."""
+        return {identity: known.parameters for identity, known in self._known.items() if known.names and known.step}
 
     def at_work(self, since: int) -> list[Holding]:
         """Those that hold parameters, still exist, and took part in a step after ``since``."""

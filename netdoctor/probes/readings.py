@@ -14,6 +14,8 @@ from netdoctor.history import History
 from netdoctor.probes.activations import LayerSample
 from netdoctor.probes.parameters import MOST, ParameterSample
 from netdoctor.probes.sampling import UNITS
+from netdoctor.probes.softmaxes import FIELDS, Softmaxes
+from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.statistics import (
     ACTIVATIONS,
     INPUTS,
@@ -45,13 +47,13 @@ class LayerReadings:
         """Statistics of every layer, [steps, layers]; NaN where a layer was not called."""
         count = len(LayerSums.FIELDS)
         reduced = np.zeros((len(samples), len(samples[0].rows), count + UNITS))
-        squares = np.full((len(samples), self.layers), np.nan)
+        of_gradients = np.full((len(samples), self.layers, 2), np.nan)
         for row, sample in enumerate(samples):
             for here, sums, gradients in sample.parts:
                 reduced[row, here] = sums.numpy()[here]
                 arrived = gradients.numpy()
                 sent = here[: len(arrived)]
-                squares[row, : len(arrived)][sent] = arrived[sent]
+                of_gradients[row, : len(arrived)][sent] = arrived[sent]
         rows = np.stack([sample.rows for sample in samples]).astype(float)
         units = np.stack([sample.units for sample in samples]).astype(float)
         columns = dict(zip(LayerSums.FIELDS, np.moveaxis(reduced[..., :count], -1, 0), strict=True))
@@ -68,9 +70,12 @@ class LayerReadings:
         for statistic in INPUTS:  # an input is some layer's output, or was sampled like one
             same = np.take_along_axis(of_all[statistic.name.replace("input", "activation")], sources, 1)
             measured[statistic.name] = np.where(sources >= 0, same, np.nan)
+        measured["evaluation_mode"] = np.stack([sample.evaluating for sample in samples])
         elements = np.stack([sample.gradients for sample in samples])
         with np.errstate(divide="ignore", invalid="ignore"):
-            measured["activation_gradient_rms"] = np.where(elements > 0, np.sqrt(squares / elements), np.nan)
+            squares, nonzero = np.where(elements > 0, np.moveaxis(of_gradients, -1, 0) / elements, np.nan)
+        measured["activation_gradient_rms"] = np.sqrt(squares)
+        measured["gradient_zero_share"] = 1 - nonzero
         return measured
 
     def _dead_share(self, unit_high: Array, inside: Mask, filled: Mask) -> Array:
@@ -130,11 +135,14 @@ class Sample:
     layers: LayerSample
     parameters: ParameterSample
     learning_rates: Sequence[float]
+    thorough: ThoroughSample | None = None
+    softmaxes: Softmaxes | None = None
 
     @property
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
-        return self.layers.ready and self.parameters.ready
+        parts = (self.layers, self.parameters, self.thorough, None if self.softmaxes is None else self.softmaxes[1])
+        return all(part is None or part.ready for part in parts)
 
 
 class Readings:
@@ -182,3 +190,10 @@ class Readings:
         for sample in ready:
             groups = tuple(str(index) for index in range(len(sample.learning_rates)))
             history.record(sample.step, "learning_rate", sample.learning_rates, groups)
+            if sample.thorough is not None:
+                for name, values in sample.thorough.decode().items():
+                    history.record(sample.step, name, values[self._order], self._columns)
+            if sample.softmaxes is not None:
+                columns, numbers = sample.softmaxes
+                for name, values in zip(FIELDS, numbers.numpy().T, strict=True):
+                    history.record(sample.step, name, values, columns)

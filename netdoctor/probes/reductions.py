@@ -32,9 +32,10 @@ def reduce_layers(values: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -
     return torch.cat((columns, unit_high.to(double)), 1)
 
 
-def reduce_squares(values: Tensor) -> Tensor:
-    """Sum of squares of each slot, [slots], of [slots, rows, units]."""
-    return _norms(values).square()
+def reduce_gradients(values: Tensor) -> Tensor:
+    """Sum of squares and number of elements that are not zero of each slot, [slots, 2], of [slots, rows, units]."""
+    squares = _norms(values).square()
+    return torch.stack((squares, values.count_nonzero((1, 2)).to(squares.dtype)), 1)
 
 
 def reduce_parameters(values: Tensor, order: Sequence[int]) -> Tensor:

@@ -1,7 +1,8 @@
-"""The loss that the best constant prediction would have: what training must beat to have learned anything."""
+"""The losses of the best constant prediction and of an uninformed one: what training must beat, and where it starts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,22 +10,29 @@ from torch import Tensor
 
 from netdoctor.structure import Node, Path
 
+_Summary = tuple[Tensor, "Tensor | float", float]  # losses of the best constant and of no information; elements
 COLUMNS = 4096  # target columns watched apart; wider targets are cut
 
 
 class Targets:
     """Statistics of the targets seen, summed over batches on their own device.
 
-    `add` reads one loss's autograd path before the backward pass frees it; `constant_loss` is then a 0-d tensor in
-    the unit of the loss as the user computes it, None where the loss gives no such bound.
+    Attributes:
+        described: Statistics of the targets so far: shares of the most frequent and the rarest class, or the rms.
     """
 
     def __init__(self) -> None:
+        self.described: dict[str, Tensor] = {}
         self._sums: Tensor | None = None
-        self.rms: Tensor | None = None
 
-    def add(self, path: Path) -> Tensor | None:
-        """Take in one batch and return the constant predictor's loss so far, None where it is unknown."""
+    def add(self, path: Path) -> dict[str, Tensor | float] | None:
+        """Take in one batch, from a loss's nodes before the backward pass frees them.
+
+        Returns:
+            ``constant_loss``, that of the best constant prediction for the targets so far, and ``uninformed_loss``,
+            that of an output which knows nothing, equal shares of all classes or zero; both in the unit of the loss as
+            the user computes it. None where the loss gives no such bound.
+        """
         node = path.loss_node
         scale = _scale(path)
         judge = _JUDGES.get(path.kind)
@@ -33,9 +41,10 @@ class Targets:
         summary = judge(self, node)
         if summary is None:
             return None
-        loss, size = summary
+        constant, uninformed, size = summary
         summed = node._saved_reduction == 2 or (node._saved_reduction == 0 and "SumBackward0" in path.names)
-        return loss * scale * (size if summed else 1.0)
+        factor = scale * (size if summed else 1.0)
+        return {"constant_loss": constant * factor, "uninformed_loss": uninformed * factor}
 
     def observe(self, output: Tensor, target: Tensor) -> Tensor | None:
         """The same from a prediction and its target: class indices, else values of the output's shape."""
@@ -55,19 +64,21 @@ class Targets:
             self._sums = self._sums + sums
         return self._sums
 
-    def _classes(self, node: Node) -> tuple[Tensor, float] | None:
+    def _classes(self, node: Node) -> _Summary | None:
         log_probabilities, target = node._saved_self, node._saved_target
         classes = log_probabilities.shape[1 if log_probabilities.ndim > 1 else 0]
         flat = target.reshape(-1)
         valid = (flat != node._saved_ignore_index).to(log_probabilities.dtype)
         counts = torch.zeros(classes, device=flat.device, dtype=log_probabilities.dtype)
         counts.scatter_add_(0, flat.clamp(0, classes - 1), valid)
-        return self._entropy(counts if node._saved_weight is None else counts * node._saved_weight), float(flat.numel())
+        entropy = self._entropy(counts if node._saved_weight is None else counts * node._saved_weight)
+        return entropy, math.log(classes), float(flat.numel())
 
     def _entropy(self, counts: Tensor) -> Tensor:
         """Cross-entropy of the class frequencies so far, in nats."""
         p = self._accumulate(counts)
         p = p / p.sum()
+        self.described = {"largest_class_share": p.max(), "smallest_class_share": p.min()}
         return -(p * p.clamp_min(1e-30).log()).sum()
 
     def _columns(self, target: Tensor) -> Tensor | None:
@@ -75,18 +86,24 @@ class Targets:
             return None
         return target.reshape(target.shape[0], -1)[:, :COLUMNS] if target.ndim > 1 else target.reshape(-1, 1)
 
-    def _binary(self, node: Node) -> tuple[Tensor, float] | None:
+    def _binary(self, node: Node) -> _Summary | None:
         columns = self._columns(node._saved_target)
         if columns is None or node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None:
             return None
         ones, count = self._accumulate(torch.stack((columns.sum(0), torch.ones_like(columns).sum(0))))
         p = (ones / count).clamp(1e-7, 1 - 1e-7)
         entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean()
-        return entropy, float(node._saved_target.numel())
+        self.described = {
+            "largest_class_share": torch.maximum(p, 1 - p).max(),
+            "smallest_class_share": torch.minimum(p, 1 - p).min(),
+        }
+        return entropy, math.log(2), float(node._saved_target.numel())
 
-    def _squared(self, node: Node) -> tuple[Tensor, float] | None:
+    def _squared(self, node: Node) -> _Summary | None:
         variance = self._variance(node._saved_target)
-        return None if variance is None else (variance, float(node._saved_target.numel()))
+        if variance is None:
+            return None
+        return variance, self.described["target_rms"].square(), float(node._saved_target.numel())
 
     def _variance(self, target: Tensor) -> Tensor | None:
         """Mean over the columns of the targets' variance so far."""
@@ -97,7 +114,7 @@ class Targets:
         total, squares, count = self._accumulate(
             torch.stack((columns.sum(0), columns.square().sum(0), torch.ones_like(columns).sum(0)))
         )
-        self.rms = (squares / count).mean().sqrt()
+        self.described = {"target_rms": (squares / count).mean().sqrt()}
         biased = (squares / count - (total / count).square()).clamp_min(0)
         variance: Tensor = (biased * count / (count - 1).clamp_min(1)).mean()
         return variance
@@ -120,7 +137,7 @@ def _scale(path: Path) -> Tensor | float | None:
     return None
 
 
-_Judge = Callable[[Targets, Node], "tuple[Tensor, float] | None"]
+_Judge = Callable[[Targets, Node], "_Summary | None"]
 _JUDGES: dict[str, _Judge] = {
     "nll": Targets._classes,
     "cross-entropy": Targets._classes,

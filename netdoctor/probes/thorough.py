@@ -1,0 +1,95 @@
+"""What only some samples are asked for, for it takes longer: distributions and ranks, layer by layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from netdoctor.probes.sampling import Samples
+from netdoctor.probes.transfer import Transfer
+from netdoctor.statistics import LEVELS, QUANTILES
+
+STRIDE = 4  # every fourth sampled row: 1,024 elements tell the outer quantiles to 0.3 points
+GROWTH = 1.25  # each thorough sample comes a quarter of the run later than the last one: 60 in a million steps
+
+
+class Pacing:
+    """Which samples are thorough: log-spaced steps."""
+
+    def __init__(self) -> None:
+        self._next = 1.0
+
+    def due(self, step: int) -> bool:
+        """Whether the sample of ``step`` is thorough; asked once a sample."""
+        if step < self._next:
+            return False
+        self._next = max(step + 1, step * GROWTH)
+        return True
+
+
+def quantiles(samples: Samples, device: torch.device, layers: int) -> Tensor:
+    """Quantiles of the sampled elements of each layer, [layers, 7]; NaN where nothing was sampled."""
+    rows = np.where(samples.filled, -(-samples.rows // STRIDE), 0)[:layers]
+    values = _padded(samples.values[device][:layers, ::STRIDE], rows, samples.units[:layers], torch.inf)
+    ordered = values.flatten(1).sort(1).values
+    count = rows * samples.units[:layers]
+    places = np.clip(np.outer(count - 1, LEVELS).round().astype(np.int64), 0, None)
+    chosen = ordered.gather(1, torch.from_numpy(places).to(device))
+    return chosen.masked_fill(torch.from_numpy(count == 0).to(device)[:, None], torch.nan)
+
+
+def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tensor:
+    """Participation ratio of the covariance over samples of each layer's units, [layers], in dimensions.
+
+    (Σλ)² / Σλ² of its eigenvalues λ, from its trace and Frobenius norm (Gao et al. 2017, "A theory of multineuronal
+    dimensionality"); at most the smaller of sampled rows and units.
+    """
+    rows = torch.from_numpy(np.maximum(np.where(samples.filled, samples.rows, 0)[:layers], 1)).to(device)
+    values = samples.values[device][:layers]
+    mean = values.sum(1, keepdim=True) / rows[:, None, None]
+    inside = torch.arange(values.shape[1], device=device) < rows[:, None]
+    centred = (values - mean) * inside[:, :, None]
+    scale = centred.abs().amax((1, 2)).clamp_min(1e-30)  # squares of squares leave the range of float32
+    centred = centred / scale[:, None, None]
+    covariance = centred.transpose(1, 2) @ centred
+    trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
+    ranks: Tensor = trace.square() / covariance.square().sum((1, 2))
+    return ranks
+
+
+class ThoroughSample:
+    """Quantiles of activations and of their gradients, and the effective rank, on their way to the host."""
+
+    def __init__(self, activations: Samples, gradients: Samples, layers: int) -> None:
+        self._parts: list[tuple[NDArray[np.bool_], Transfer]] = []
+        for device in activations.values:
+            columns = [quantiles(activations, device, layers), effective_rank(activations, device, layers)[:, None]]
+            if device in gradients.values:
+                columns.append(quantiles(gradients, device, layers))
+            self._parts.append((activations.on(device)[:layers], Transfer(torch.cat(columns, 1))))
+        self._layers = layers
+
+    @property
+    def ready(self) -> bool:
+        """Whether the numbers have arrived on the host."""
+        return all(transfer.ready for _, transfer in self._parts)
+
+    def decode(self) -> dict[str, NDArray[np.float64]]:
+        """By statistic, [layers]."""
+        of_activations, of_gradients = (QUANTILES[i : i + len(LEVELS)] for i in (0, len(LEVELS)))
+        names = [*(s.name for s in of_activations), "effective_rank", *(s.name for s in of_gradients)]
+        found = np.full((len(names), self._layers), np.nan)
+        for here, transfer in self._parts:
+            columns = transfer.numpy().T
+            found[: len(columns), here] = columns[:, here]
+        return dict(zip(names, found, strict=True))
+
+
+def _padded(values: Tensor, rows: NDArray[np.int64], units: NDArray[np.int64], padding: float) -> Tensor:
+    """``values`` with ``padding`` beyond the rows and units of each slot."""
+    device = values.device
+    beyond_rows = torch.arange(values.shape[1], device=device) >= torch.from_numpy(rows).to(device)[:, None]
+    beyond_units = torch.arange(values.shape[2], device=device) >= torch.from_numpy(units.copy()).to(device)[:, None]
+    return values.masked_fill(beyond_rows[:, :, None] | beyond_units[:, None, :], padding)

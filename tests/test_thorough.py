@@ -1,0 +1,126 @@
+"""Distributions, ranks and softmaxes of thorough samples against numpy, scipy and float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from netdoctor import watch
+from netdoctor.probes.sampling import Samples
+from netdoctor.probes.thorough import Pacing, effective_rank, quantiles
+from netdoctor.statistics import LEVELS, QUANTILES
+
+CPU = torch.device("cpu")
+
+
+def test_thorough_samples_are_log_spaced():
+    pacing = Pacing()
+    due = [step for step in range(1, 100_001) if pacing.due(step)]
+    assert due[:6] == [1, 2, 3, 4, 5, 7]
+    assert len(due) < 55
+    assert max(b / a for a, b in itertools.pairwise(due[5:])) < 1.5
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (37, 5), (3, 200), (200, 3)])
+def test_quantiles_are_those_of_the_sampled_rows(shape):
+    tensor = torch.randn(shape).exp()
+    samples = Samples(3)
+    samples.store(1, tensor)
+    got = quantiles(samples, CPU, 3)
+    rows, units = samples.rows[1], samples.units[1]
+    taken = samples.values[CPU][1, :rows:4, :units].double().numpy()
+    want = np.quantile(taken, LEVELS, method="closest_observation")
+    spread = np.quantile(taken, np.clip(np.array(LEVELS)[:, None] + [-0.03, 0.03], 0, 1))  # one place left or right
+    assert np.all((got[1].numpy() >= spread[:, 0] - 1e-6) & (got[1].numpy() <= spread[:, 1] + 1e-6)), (got[1], want)
+    assert got[[0, 2]].isnan().all()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e12])
+def test_the_effective_rank_is_the_participation_ratio_of_the_eigenvalues(scale):
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(64, 3, generator=generator) @ torch.randn(3, 20, generator=generator)
+    full = torch.randn(50, 64, generator=generator) + 5
+    samples = Samples(3)
+    for slot, tensor in enumerate((low, full, torch.ones(64, 8))):
+        samples.store(slot, tensor * scale)
+    got = effective_rank(samples, CPU, 3)
+    for slot, tensor in enumerate((low, full)):
+        eigenvalues = np.linalg.eigvalsh(np.cov(tensor.double().numpy().T))
+        assert got[slot].item() == pytest.approx(eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rel=1e-3)
+    assert got[0] < 3.01
+    assert got[2].isnan() or got[2] < 2  # without any variance there is no dimension
+
+
+def entropy(shares: Tensor, possible: Tensor) -> tuple[float, float]:
+    """Mean entropy of the rows of what is possible in each, and that of their mean."""
+    p = shares.double()
+    rows = -(p * p.clamp_min(1e-300).log()).sum(-1) / possible.double().clamp_min(2).log()
+    mean = p.reshape(-1, p.shape[-1]).mean(0)
+    return rows.mean().item(), -(mean * mean.log()).sum().item() / np.log(p.shape[-1])
+
+
+class Attention(nn.Module):
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.qkv = nn.Linear(8, 24)
+        self.head = nn.Linear(8, 3)
+        self.shares: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
+        logits = q @ k.transpose(-1, -2) / 2
+        if self.way == "causal":
+            logits = logits.masked_fill(torch.ones(x.shape[1], x.shape[1]).triu(1).bool(), -torch.inf)
+        self.logits, self.shares = logits.detach(), logits.softmax(-1).detach()
+        if self.way == "written out":
+            mixed = logits.softmax(-1) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.way == "causal")
+        out: Tensor = self.head(mixed.transpose(1, 2).flatten(2)).mean(1)
+        return out
+
+
+@pytest.mark.parametrize("way", ["fused", "causal", "written out"])
+def test_attention_is_described_by_its_entropy(way):
+    torch.manual_seed(0)
+    model = Attention(way)
+    with torch.no_grad():
+        model.qkv.weight *= 5
+    with watch(model, every=1, reporters=[]) as monitor:
+        F.cross_entropy(model(torch.randn(1, 16, 8)), torch.tensor([1])).backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+    shares = model.shares
+    assert shares is not None
+    want = entropy(shares, (shares > 0).sum(-1))
+    got = [monitor.history.latest(name)["qkv"] for name in ("softmax_entropy", "softmax_balance")]
+    assert got == pytest.approx(want, rel=1e-4)
+    if way != "written out":
+        largest = model.logits[model.logits.isfinite()].abs().max().item()
+        assert monitor.history.latest("attention_logit")["qkv"] == pytest.approx(largest, rel=1e-4)
+    assert set(monitor.history.latest("softmax_entropy")) == {"qkv"}  # that of the loss is none of the model's
+
+
+def test_distributions_and_ranks_come_into_the_history():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    outputs: list[Tensor] = []
+    model[0].register_forward_hook(lambda module, args, output: outputs.append(output.detach()))
+    with watch(model, every=1, reporters=[]) as monitor:
+        for _ in range(8):
+            F.cross_entropy(model(torch.randn(64, 6)), torch.randint(0, 4, (64,))).backward()
+            optimizer.step()
+    history = monitor.history
+    for statistic in QUANTILES:
+        assert history.table(statistic.name).steps.tolist() == [1, 2, 3, 4, 5, 7]
+    middle = history.series("activation_quantile_50", "0")[1][0]
+    assert abs(np.mean(outputs[0].numpy() < middle) - 0.5) < 0.06
+    eigenvalues = np.linalg.eigvalsh(np.cov(outputs[0].double().numpy().T))
+    want = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    assert history.series("effective_rank", "0")[1][0] == pytest.approx(want, rel=1e-3)
