@@ -88,4 +88,29 @@ def gpt(depth: int = 6, width: int = 256, batch: int = 4, length: int = 128, voc
     return GPT(depth, width, vocabulary, length), tokens[:, :-1], tokens[:, 1:].reshape(-1)
 
 
-MODELS: dict[str, Callable[[], Case]] = {"mlp 6x1024": mlp, "resnet": resnet, "gpt 6x256": gpt}
+class Tagger(nn.Module):
+    """Two LSTM layers over a sequence of features and a linear head at its end."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, width, num_layers=2, batch_first=True)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.lstm(x)[0][:, -1])
+        return out
+
+
+def lstm(width: int = 128, batch: int = 32, length: int = 50) -> Case:
+    """Classes of sequences."""
+    return Tagger(32, width), torch.randn(batch, length, 32), torch.randint(0, 10, (batch,))
+
+
+MODELS: dict[str, Callable[[], Case]] = {
+    "mlp 3x64": lambda: mlp(64, 3),
+    "mlp 6x1024": mlp,
+    "resnet": resnet,
+    "gpt 6x256": gpt,
+    "lstm": lstm,
+    "mlp 200x64": lambda: mlp(64, 200),
+}

@@ -403,6 +403,7 @@ def test_a_gradient_scaler_changes_neither_loss_nor_gradients():
     for statistic in ("loss", "constant_loss", "gradient_norm", "clipped_gradient_norm"):
         scaled, unscaled = (readings(history, statistic, "") for history in (monitor.history, plain))
         assert scaled == pytest.approx(unscaled, rel=EXACT), statistic
+    assert set(readings(monitor.history, "loss_scale", "").values()) == {1024.0}
 
 
 def test_each_optimizer_with_losses_of_its_own_has_its_own_curve():
