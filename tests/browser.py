@@ -28,6 +28,7 @@ SWITCHES = (
     "--mute-audio",
     "--remote-debugging-pipe",
 )
+DRAWN = "new Promise(done => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"
 PATIENCE = 60.0  # seconds for one answer: the machine may be busy
 
 
@@ -101,7 +102,11 @@ class Browser:
 
 
 class Page:
-    """One tab with one page."""
+    """One tab with one page.
+
+    Attributes:
+        milliseconds: From the navigation to the first frame after the page was complete.
+    """
 
     def __init__(self, browser: Browser, path: Path, width: int, height: int, dark: bool) -> None:
         self._browser = browser
@@ -114,7 +119,7 @@ class Page:
         self.prefer("dark" if dark else "light")
         self.send("Page.navigate", url=path.absolute().as_uri())
         self._wait("document.readyState === 'complete'")
-        self.settle()
+        self.milliseconds = float(self.do(DRAWN))
 
     def send(self, method: str, **params: Any) -> Any:
         return self._browser.send(method, self._session, **params)
