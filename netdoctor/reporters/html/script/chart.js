@@ -143,8 +143,7 @@ function drawLine(line, x, y, floor) {
     if (drawn) path += `${pen ? "L" : "M"}${x.at(step).toFixed(1)},${y.at(value).toFixed(1)}`;
     pen = drawn;
   });
-  const looks = ["line", line.faint && "faint", line.ghost && "ghost", line.style === "reference" && "dash"];
-  group.append(shape("path", { class: looks.filter(Boolean).join(" "), d: path }));
+  group.append(shape("path", { class: lineLooks(line), d: path }));
   if (line.points || line.x.length === 1) {
     const marked = new Set(line.marked || []);
     line.x.forEach((step, i) => {
@@ -162,6 +161,11 @@ function drawLine(line, x, y, floor) {
     });
   }
   return group;
+}
+
+function lineLooks(line) {
+  const looks = ["line", line.faint && "faint", line.ghost && "ghost", line.style === "reference" && "dash"];
+  return looks.filter(Boolean).join(" ");
 }
 
 function drawMark(svg, mark, x, y, width, left) {

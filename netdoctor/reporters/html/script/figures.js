@@ -18,6 +18,7 @@ function startFigures() {
   }
   for (const small of document.querySelectorAll("[data-small]")) {
     const [spec, host] = [dataOf(small.dataset.small), small.querySelector(".canvas")];
+    small.querySelector(".legend").append(...legend(spec));
     const title = small.querySelector("h4").textContent;
     const draw = () => readable(drawChart(host, spec, 200, `${title}. ${spec.describe}`), spec, () => {});
     draw();

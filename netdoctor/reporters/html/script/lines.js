@@ -35,24 +35,23 @@ function toggle(text, on, change) {
 }
 
 function legend(spec) {
-  const lines = spec.lines.map((line) => {
-    const stroke = shape("path", {
-      class: ["line", line.faint && "faint", line.style === "reference" && "dash"].filter(Boolean).join(" "),
-      d: "M1,5H21",
-    });
-    return [line.name, shape("g", { class: `s-${line.style}` }, stroke)];
+  const entries = new Map();
+  for (const line of spec.lines) {
+    const sample = shape("path", { class: lineLooks(line), d: "M1,5H21" });
+    entries.set(line.name, [shape("g", { class: `s-${line.style}` }, sample)]);
+  }
+  (spec.bands || []).forEach((band, i) => {
+    const below = spec.bands.slice(0, i + 1);
+    entries.set(
+      band.name,
+      below.map(() => shape("rect", { class: `band s-${band.style || "1"}`, width: 22, height: 10 })),
+    );
   });
-  const bands = (spec.bands || []).map((band) => [
-    band.name,
-    shape("rect", { class: `band s-${band.style || "1"}`, width: 22, height: 10 }),
-  ]);
-  const broken = (spec.broken || []).length
-    ? [["loss is NaN or Inf", shape("line", { class: "broken", x1: 11, x2: 11, y1: 0, y2: 10 })]]
-    : [];
-  const entries = [...lines, ...bands, ...broken];
-  if (entries.length < 2) return [];
-  return entries.map(([name, sample]) =>
-    html("li", {}, shape("svg", { class: "chart", viewBox: "0 0 22 10", "aria-hidden": "true" }, sample), name),
+  if ((spec.broken || []).length)
+    entries.set("NaN or Inf", [shape("line", { class: "broken", x1: 11, x2: 11, y1: 0, y2: 10 })]);
+  if (entries.size < 2) return [];
+  return [...entries].map(([name, samples]) =>
+    html("li", {}, shape("svg", { class: "chart", viewBox: "0 0 22 10", "aria-hidden": "true" }, ...samples), name),
   );
 }
 

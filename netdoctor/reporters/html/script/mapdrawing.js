@@ -13,13 +13,14 @@ function drawMap(body, state, act) {
   const picture = html("canvas", { width: columns, height: rows, "aria-hidden": "true" });
   Object.assign(picture.style, { left: `${left}px`, top: "0px", width: `${inner}px`, height: `${tall}px` });
   paint(picture, entry, range);
+  const chosen = cellWords(entry, state.row, state.column);
   const svg = shape("svg", {
     class: "chart",
     viewBox: `0 0 ${width} ${tall + 74}`,
     height: tall + 74,
     role: "img",
     tabindex: "0",
-    "aria-label": `${entry.title} of ${rows} layers over ${columns} steps. ${cellWords(entry, state.row, state.column)}`,
+    "aria-label": `${entry.title} of ${rows} layers over ${columns} steps. ${chosen}`,
   });
   describe(svg, body.closest(".figure"));
   drawRowNames(svg, state, left, size);
