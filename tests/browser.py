@@ -102,17 +102,18 @@ class Browser:
 
 
 class Page:
-    """One tab with one page.
+    """One tab with one page; its storage and permissions are its own.
 
     Attributes:
+        context: What the browser calls this separation.
         milliseconds: From the navigation to the first frame after the page was complete.
     """
 
     def __init__(self, browser: Browser, path: Path, width: int, height: int, dark: bool) -> None:
         self._browser = browser
-        target = browser.send("Target.createTarget", url="about:blank")["targetId"]
+        self.context = browser.send("Target.createBrowserContext")["browserContextId"]
+        target = browser.send("Target.createTarget", url="about:blank", browserContextId=self.context)["targetId"]
         self._session = browser.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self._target = target
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
         self.resize(width, height)
@@ -208,4 +209,4 @@ class Page:
                 raise TimeoutError(condition)
 
     def close(self) -> None:
-        self._browser.send("Target.closeTarget", targetId=self._target)
+        self._browser.send("Target.disposeBrowserContext", browserContextId=self.context)

@@ -13,9 +13,10 @@ WORDS = {"rms": "RMS", "val": "validation", "std": "std"}
 
 
 def titled(name: str) -> str:
-    """A statistic's or a rule's name as a title: "gradient_rms" is "Gradient RMS"."""
-    words = name.removeprefix("metric/").replace("_", " ").replace("-", " ").split(" ")
-    text = " ".join(WORDS.get(word, word) for word in words)
+    """A statistic's or a rule's name as a title: "gradient_rms" is "Gradient RMS"; the user's own are kept."""
+    text = name.removeprefix("metric/").replace("_", " ")
+    if text == name.replace("_", " "):
+        text = " ".join(WORDS.get(word, word) for word in text.replace("-", " ").split(" "))
     return text[:1].upper() + text[1:]
 
 

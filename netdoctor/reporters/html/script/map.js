@@ -3,7 +3,7 @@ function mapFigure(figure, data, canvas, say) {
   const state = { entry: null, log: false, row: 0, column: 0, type: "", marked: new Set() };
   const [body, slices] = [html("div", { class: "map-body" }), html("div", { class: "slices" })];
   const parts = ["over-steps", "over-layers"].map((name) =>
-    html("div", { class: name }, html("h4"), html("div", { class: "canvas" })),
+    html("div", { class: name }, html("h3"), html("div", { class: "canvas" })),
   );
   slices.append(...parts);
   canvas.append(body, slices);
