@@ -404,10 +404,11 @@ class TestWriting:
         monkeypatch.setattr(reporter, "monotonic", lambda: now[0])
         monkeypatch.setattr(reporter, "write", lambda report, path: written.append(now[0]))
         pages = html.Html(tmp_path / "page.html")
+        report = self.report()
         for now[0] in range(1000, 1100):
-            pages.report(self.report())
+            pages.report(report)
         assert written == [1000 + reporter.PAUSE, 1000 + 2 * reporter.PAUSE, 1000 + 3 * reporter.PAUSE]
-        pages.close(self.report())
+        pages.close(report)
         assert len(written) == 4
 
     def test_the_file_stays_where_the_training_began(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

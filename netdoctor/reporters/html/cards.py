@@ -52,7 +52,7 @@ class Card:
         cures: Its remedies.
         symptoms: What it explains.
         picture: Where its evidence is to be seen.
-        span: First and last step of the readings, None where they do not say.
+        span: First and last step that the picture should show, None where the readings do not say.
         about: Parts of its rule's page by heading.
     """
 
@@ -102,6 +102,7 @@ def gone(report: Report) -> tuple[Card, ...]:
 def _card(report: Report, finding: Finding, anchor: str, state: str = "") -> Card:
     raised = [i for i, each in enumerate(report.findings) if each.rule == finding.rule]
     number = next((i for i in raised if report.findings[i] is finding), raised[-1] if raised else None)
+    picture = picture_of(finding, report.history)
     symptoms = [_card(report, each, f"{anchor}-{place}") for place, each in enumerate(finding.symptoms, 1)]
     return Card(
         anchor=anchor,
@@ -113,10 +114,16 @@ def _card(report: Report, finding: Finding, anchor: str, state: str = "") -> Car
         rows=tuple(_row(reading) for reading in finding.readings),
         cures=tuple(Cure(remedy, _applied(report, remedy, number, i)) for i, remedy in enumerate(finding.remedies)),
         symptoms=tuple(symptoms),
-        picture=picture_of(finding, report.history),
-        span=span(finding),
+        picture=picture,
+        span=_looked_at(finding, picture),
         about=_about(finding.rule),
     )
+
+
+def _looked_at(finding: Finding, picture: Picture | None) -> list[int] | None:
+    """The sample that the small picture shows, else the steps of the readings."""
+    step = picture.small.get("step") if picture is not None and picture.small is not None else None
+    return span(finding) if step is None else [step, step]
 
 
 def _applied(report: Report, remedy: Remedy, number: int | None, place: int) -> str:

@@ -45,7 +45,8 @@ def over_layers(finding: Finding, history: History, statistic: str, first: bool)
         "lines": [{"name": titled(statistic), "x": list(range(len(chosen))), "y": plain(values), "style": "1",
                    "points": True, "marked": [n for n, i in enumerate(chosen) if owners[table.columns[i]] in ill]}],
         "log": len(positive) > 1 and decades(values) > 1,
-        "title": f"{titled(statistic)} by layer, step {table.steps[row]}",
+        "title": f"{titled(statistic)} by layer, step {table.steps[row]:,}",
+        "step": int(table.steps[row]),
         "describe": described(statistic),
     }  # fmt: skip
 

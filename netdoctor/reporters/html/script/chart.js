@@ -140,15 +140,19 @@ function drawLine(line, x, y, floor) {
   line.x.forEach((step, i) => {
     const value = line.y[i];
     const drawn = value !== null && Number.isFinite(value) && !off(value);
-    if (drawn) path += `${pen ? "L" : "M"}${x.at(step).toFixed(1)},${y.at(value).toFixed(1)}`;
+    const inside = Math.max(y.low, Math.min(y.high, value));
+    if (drawn) path += `${pen ? "L" : "M"}${x.at(step).toFixed(1)},${y.at(inside).toFixed(1)}`;
     pen = drawn;
   });
   group.append(shape("path", { class: lineLooks(line), d: path }));
   if (line.points || line.x.length === 1) {
-    const marked = new Set(line.marked || []);
+    const crowded = line.x.length > 80;
+    const most = crowded ? line.x.length / 2 : Infinity; // marks on nearly all layers mark none
+    const marked = new Set((line.marked || []).length > most ? [] : line.marked);
     line.x.forEach((step, i) => {
       const value = line.y[i];
       if (value === null || !Number.isFinite(value)) return;
+      if (crowded && !off(value) && !marked.has(i)) return;
       const name = ["dot", off(value) && "zero", marked.has(i) && "marked"].filter(Boolean).join(" ");
       group.append(
         shape("circle", {
