@@ -69,7 +69,11 @@ def test_a_saved_run_makes_the_same_pictures(tmp_path: Path):
     assert saved[saved.index(start) : saved.index(end)] == live[live.index(start) : live.index(end)]
 
 
-def test_a_full_disk_does_not_end_the_training(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_a_full_disk_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+
     def full(*_: object) -> None:
         raise OSError("no space left")
 

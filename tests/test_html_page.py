@@ -158,6 +158,7 @@ class TestCards:
         named = sick_page.do(texts(".map-body text.named"))
         assert named == list(POOR.layers)
         assert sick_page.do("document.querySelector('#figure-layers').classList.contains('shown')")
+        assert sick_page.do(texts(".slices h3"))[1] == "Activation signal of all layers, step 1"
 
     def test_a_symptom_leads_to_the_steps_of_its_readings(self, browser, tmp_path):
         reading = replace(POOR.readings[0], steps=(20, 40))

@@ -23,6 +23,11 @@ function whole(value) {
   return Math.round(value).toLocaleString("en-US");
 }
 
+// A layer's name in a sentence: those of nn.Sequential are bare numbers.
+function spoken(name) {
+  return /^\d/.test(name) ? `layer ${name}` : name;
+}
+
 // The end of a long name tells more than its beginning.
 function clipped(text, length) {
   return text.length <= length ? text : `…${text.slice(text.length - length + 1)}`;

@@ -6,7 +6,7 @@ function drawSlices([steps, layers], state, row, column, say) {
   const along = entry.from.map((_, i) => number(entry.cells[row * count + i]));
   const marked = entry.owners.map((owner, i) => (state.marked.has(owner) ? i : -1)).filter((i) => i >= 0);
   const log = state.log;
-  steps.firstChild.textContent = `${entry.title} of ${entry.names[row]} over the steps`;
+  steps.firstChild.textContent = `${entry.title} of ${spoken(entry.names[row])} over the steps`;
   layers.firstChild.textContent = `${entry.title} of all layers, ${stepWords(entry, column)}`;
   const first = {
     x: "step",
