@@ -16,7 +16,14 @@ from netdoctor.reporters.console import Console
 from netdoctor.rules import ALL
 from netdoctor.rules.base import Rule
 
-REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console}
+
+def _html() -> Reporter:
+    from netdoctor.reporters.html import Html  # not before it is asked for
+
+    return Html()
+
+
+REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console, "html": _html}
 
 
 def check_model(model: object) -> None:

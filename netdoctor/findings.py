@@ -127,6 +127,12 @@ class Finding:
     remedies: tuple[Remedy, ...] = ()
     symptoms: tuple[Finding, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from netdoctor.notebook import finding_html
+
+        return finding_html(self)
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -146,3 +152,9 @@ class Diagnosis:
     def healthy(self) -> bool:
         """No finding of severity warning or error. Read ``skipped`` for what could not be judged."""
         return all(finding.severity < Severity.WARNING for finding in self.findings)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from netdoctor.notebook import diagnosis_html
+
+        return diagnosis_html(self)

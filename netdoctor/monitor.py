@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import weakref
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from time import perf_counter
 
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ def watch(
     Args:
         model: Any torch module. Watch it before `torch.compile` and before the first step.
         optimizer: Optional; by default it is found at its first step.
-        reporters: Names ("console") or objects with `report` and `close`; default console, ``[]`` is silent.
+        reporters: Names ("console", "html") or objects with `report` and `close`; default console, ``[]`` is silent.
         rules: Rules to run, or their slugs; default all.
         ignore: Slugs of rules not to run.
         budget: Share of the training time that netdoctor may take, above 0 and at most 1.
@@ -157,6 +159,17 @@ class Monitor:
         if output is not None or target is not None:
             self._recorder.predicted(*arguments.prediction(output, target))
 
+    def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:
+        """Write the run so far as one HTML page that needs no network, and return its path.
+
+        Raises:
+            ImportError: jinja2 is not there; says what to install.
+            OSError: The file cannot be written.
+        """
+        from netdoctor.reporters import html
+
+        return html.write(self._report(self.diagnose(), ()), path)
+
     def close(self) -> None:
         """Remove every hook, flush the reporters; a second call does nothing."""
         if self.closed:
@@ -179,6 +192,12 @@ class Monitor:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict now."""
+        from netdoctor.notebook import monitor_html
+
+        return monitor_html(self.history.facts.model, self.overhead, self.diagnose())
 
     def _step_ended(self) -> None:
         judging = self._schedule.judging

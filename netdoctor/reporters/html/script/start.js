@@ -1,0 +1,5 @@
+startTheme();
+startFigures();
+startEvidence();
+startTables();
+startCopying();
