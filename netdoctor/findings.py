@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -126,6 +126,35 @@ class Finding:
     confidence: float = 0.9
     remedies: tuple[Remedy, ...] = ()
     symptoms: tuple[Finding, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; treatments, which are functions, are left out."""
+        plain = asdict(replace(self.without_treatments(), symptoms=()))
+        for remedy in plain["remedies"]:
+            del remedy["treatment"]
+        return {**plain, "symptoms": [symptom.to_dict() for symptom in self.symptoms]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Finding:
+        """The inverse of `to_dict`, from parsed JSON."""
+        return cls(
+            **{
+                **data,
+                "severity": Severity(data["severity"]),
+                "layers": tuple(data["layers"]),
+                "readings": tuple(Reading(**{**entry, "steps": tuple(entry["steps"])}) for entry in data["readings"]),
+                "remedies": tuple(Remedy(**entry) for entry in data["remedies"]),
+                "symptoms": tuple(cls.from_dict(entry) for entry in data["symptoms"]),
+            }
+        )
+
+    def without_treatments(self) -> Finding:
+        """The same with remedies for human hands only, as it is of a model that is not there."""
+        return replace(
+            self,
+            remedies=tuple(replace(remedy, treatment=None) for remedy in self.remedies),
+            symptoms=tuple(symptom.without_treatments() for symptom in self.symptoms),
+        )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import perf_counter
 
 from torch import Tensor, nn
@@ -13,13 +13,16 @@ from torch.optim import Optimizer
 
 from netdoctor import arguments
 from netdoctor.casebook import Casebook
+from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
 from netdoctor.findings import Diagnosis, Finding, Skipped
 from netdoctor.history import History
 from netdoctor.probes.anatomy import watched_modules
 from netdoctor.probes.schedule import Schedule
 from netdoctor.recorder import Recorder
+from netdoctor.reopening import context
 from netdoctor.reporters import Change, Report, Reporter
+from netdoctor.reporters.run_file import save_aside
 from netdoctor.rules.base import Rule
 
 log = logging.getLogger("netdoctor")
@@ -86,7 +89,7 @@ class Monitor:
     ) -> None:
         self.closed = False
         self._rules = rules
-        self._reporters = reporters
+        self._delivery = Delivery(reporters)
         self._schedule = schedule
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
@@ -120,7 +123,8 @@ class Monitor:
         """The verdict now."""
         self._recorder.flush()
         verdict = diagnose(self.history, self._rules)
-        faults = tuple(Skipped(f"{what} cannot be watched: {why}") for what, why in self._faults.items())
+        faults = [Skipped(f"{what} cannot be watched: {why}") for what, why in self._faults.items()]
+        faults += [Skipped(f"the reporter {name} fails: {why}") for name, why in self._delivery.faults.items()]
         return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
 
     def observe(
@@ -166,9 +170,9 @@ class Monitor:
                 diagnosis = self._judge()
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
-        report = self._report(diagnosis, ())
-        for reporter in self._reporters:
-            self._deliver(reporter, reporter.close, report)
+        losses = self._delivery.close(self._report(diagnosis, ()))
+        if losses:
+            self._rescue(losses)
 
     def __enter__(self) -> Monitor:
         return self
@@ -185,10 +189,9 @@ class Monitor:
 
     def _judge(self) -> Diagnosis:
         diagnosis = self.diagnose()
-        changes = self._casebook.update(diagnosis)
-        report = self._report(diagnosis, changes)
-        for reporter in self._reporters:
-            self._deliver(reporter, reporter.report, report)
+        report = self._report(diagnosis, self._casebook.update(diagnosis))
+        self.history.context = context(self._casebook, report, self._rules)
+        self._delivery.report(report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:
@@ -197,11 +200,13 @@ class Monitor:
             diagnosis, changes, book.findings, book.resolved, self.history, self.overhead, self._schedule.spent
         )
 
-    def _deliver(self, reporter: Reporter, call: Callable[[Report], None], report: Report) -> None:
+    def _rescue(self, losses: tuple[str, ...]) -> None:
+        """Keep the history of a run that a reporter did not take, and say where."""
         try:
-            call(report)
-        except Exception as error:  # noqa: BLE001  # a full disk or a closed stream must not end the training
-            self._fail(f"the reporter {type(reporter).__name__}", error)
+            kept = f"the run is kept: netdoctor report {save_aside(self.history)}" if self.step else "no step was seen"
+        except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
+            kept = f"the run could not be kept: {error}"
+        log.warning("%s; %s", "; ".join(losses), kept)
 
     def _fail(self, what: str, error: Exception) -> None:
         """Say once that a part of netdoctor failed; training goes on without it."""

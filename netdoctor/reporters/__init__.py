@@ -45,10 +45,13 @@ class Report:
 
 
 class Reporter(Protocol):
-    """Turns finished data into output, and nothing else."""
+    """Turns finished data into output, and nothing else.
+
+    Either method may raise: training goes on, and the changes that the report held come again with a later one.
+    """
 
     def report(self, report: Report) -> None:
         """Called after each diagnosis, whether there is news or not: every step at first, then at growing intervals."""
 
     def close(self, report: Report) -> None:
-        """Called once, when the monitor closes."""
+        """Called when the monitor closes, and once more if it raises; changes are in it only if `report` raised."""
