@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
@@ -15,6 +14,7 @@ from netdoctor.reporters import Reporter
 from netdoctor.reporters.console import Console
 from netdoctor.rules import ALL
 from netdoctor.rules.base import Rule
+from netdoctor.spelling import nearest
 
 REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console}
 
@@ -49,13 +49,6 @@ def prediction(output: object, target: object) -> tuple[Tensor, Tensor]:
         given = f"{type(output).__name__} and {type(target).__name__}"
         raise TypeError(f"output and target are two tensors that belong together, not {given}")
     return output, target
-
-
-def nearest(given: str, allowed: Iterable[str], what: str) -> ValueError:
-    options = sorted(allowed)
-    close = difflib.get_close_matches(given, options, 1, 0.4)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"no {what} {given!r}.{hint} Allowed: {', '.join(options)}")
 
 
 def chosen_rules(rules: Iterable[str | Rule] | None, ignore: Iterable[str]) -> tuple[Rule, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 
 from torch import Tensor, nn
@@ -72,6 +72,8 @@ def watch(
         Schedule(arguments.checked_budget(budget), arguments.checked_every(every)),
     )
     _monitors[model] = monitor
+    for told in on_watch:
+        told(monitor)
     return monitor
 
 
@@ -174,6 +176,10 @@ class Monitor:
         if losses:
             self._rescue(losses)
 
+    def add_reporter(self, reporter: Reporter) -> None:
+        """Tell a further reporter, too, from now on."""
+        self._delivery.add(reporter)
+
     def __enter__(self) -> Monitor:
         return self
 
@@ -214,6 +220,8 @@ class Monitor:
             self._faults[what] = f"{type(error).__name__}: {error}"
             log.warning("%s failed and is switched off; training goes on", what, exc_info=error)
 
+
+on_watch: list[Callable[[Monitor], object]] = []  # who is told of each new monitor
 
 _monitors: weakref.WeakKeyDictionary[nn.Module, Monitor] = weakref.WeakKeyDictionary()
 

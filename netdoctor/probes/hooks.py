@@ -188,7 +188,7 @@ class ActivationProbe:
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
-        if self._samples[slot] == 0 and self._pass_of[slot] == -1:
+        if self._samples[slot] == 0 and slot not in self.order:
             self.order.append(slot)
         self._pass_of[slot] = self.passes
         axis = self._axis(slot, local)
@@ -227,6 +227,7 @@ class ActivationProbe:
         self.gradients.clear()
         self._sources.clear()
         self._seen.clear()
+        self._pass_of = [-1] * len(self.layers)  # a model whose methods are called has no passes that could be counted
         self.on = on
 
     def bind(self, layers: tuple[Layer, ...]) -> None:

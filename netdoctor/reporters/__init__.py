@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from netdoctor.findings import Diagnosis, Finding
-from netdoctor.history import History
+
+if TYPE_CHECKING:  # the command line imports this before a program is to have imported numpy
+    from netdoctor.history import History
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from rich.console import Console as Terminal
@@ -55,6 +55,12 @@ class Console:
         """Write the summary of the run."""
         self.report(report)
         self._write(lambda page: summary(page, report))
+
+    def show(self, report: Report) -> None:
+        """Write a block for each finding that lasts, and the summary: a whole run at once."""
+        numbered = enumerate(report.findings, start=1)
+        lasting = tuple(Change("raised", found, number) for number, found in numbered if found not in report.resolved)
+        self.close(replace(report, changes=lasting))
 
     def say(self, text: str) -> None:
         """Write a sentence of one's own."""
