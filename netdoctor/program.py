@@ -28,24 +28,25 @@ def run_script(path: str, arguments: Sequence[str] = ()) -> None:
         ProgramError: It cannot be opened.
     """
     sys.argv = [path, *arguments]
-    finder = pkgutil.get_importer(path)  # None for a plain file
+    absolute = os.path.abspath(path)
+    finder = pkgutil.get_importer(absolute)  # None for a plain file
     if finder is not None:
-        _set_first_folder(os.path.abspath(path))
+        _set_first_folder(absolute)
         spec = finder.find_spec("__main__")
         if spec is None:
             raise ProgramError(f"can't find '__main__' module in {path!r}")
         _execute(*_of_spec(spec))
         return
     try:
-        with io.open_code(os.path.abspath(path)) as file:
+        with io.open_code(absolute) as file:
             source = file.read()
     except OSError as error:
-        raise ProgramError(f"can't open file {os.path.abspath(path)!r}: {error.strerror}") from error
+        raise ProgramError(f"can't open file {absolute!r}: {error.strerror}") from error
     _set_first_folder(os.path.dirname(os.path.realpath(path)))
     main = ModuleType("__main__")
-    main.__file__ = os.path.abspath(path)
-    main.__loader__ = SourceFileLoader("__main__", main.__file__)
-    _execute(main, compile(source, main.__file__, "exec", dont_inherit=True))
+    main.__file__ = absolute
+    main.__loader__ = SourceFileLoader("__main__", absolute)
+    _execute(main, compile(source, absolute, "exec", dont_inherit=True))
 
 
 def run_module(name: str, arguments: Sequence[str] = ()) -> None:
