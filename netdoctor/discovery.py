@@ -13,7 +13,7 @@ is wrapped (DataParallel, DistributedDataParallel, torch.compile) is the model, 
 A GAN has two models. The hook stays while optimizers that have never stepped hold parameters of no known model, and at
 most for `PATIENCE` steps, for it costs about a microsecond a module call. What an optimizer turns out to train at its
 first step is then found among all living modules, one forward pass late. The same holds for models that are never
-called as modules.
+called as modules, and for those that are called only where torch.compile sees them (``model.compile()``).
 
 An optimizer that was made for another instance than the one that is called trains nothing. When it steps, no model is
 known and its parameters have no gradients, then the first module whose forward pass had gradients is the model: this
@@ -26,6 +26,7 @@ import functools
 import gc
 import logging
 import os
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -86,6 +87,7 @@ class Discovery:
         self._steps = 0
         if self._hook is None and self._sought():
             self._hook = register_module_forward_pre_hook(self._before_forward)
+            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks", UserWarning)
 
     def _before_forward(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Any module is about to run; those inside come after those around them."""

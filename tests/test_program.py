@@ -237,9 +237,8 @@ def test_warnings_are_shown_for_the_script(tmp_path: Path) -> None:
     assert f"{tmp_path / 'train.py'}:2: DeprecationWarning: old" in done.stderr
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no safe path")
 def test_safe_path_is_respected(tmp_path: Path) -> None:
-    if sys.version_info < (3, 11):
-        pytest.skip("no safe path")
     write(tmp_path, "train.py", "import sys\nprint(sys.path)")
     plain = run(sys.executable, "-P", "train.py", cwd=tmp_path)
     assert run(sys.executable, "-P", "-m", "netdoctor", "run", "train.py", cwd=tmp_path).stdout == plain.stdout

@@ -63,8 +63,8 @@ class Console:
         self.close(replace(report, changes=lasting))
 
     def say(self, text: str) -> None:
-        """Write a sentence of one's own."""
-        self._write(lambda page: page.paragraph(page.name, (f"  {text}", "")))
+        """Write a line of one's own, however long: it may hold a path."""
+        self._write(lambda page: [Text.assemble(page.name, f"  {page.plain(text)}", no_wrap=True, overflow="ignore")])
 
     def _write(self, content: Callable[[_Page], Sequence[RenderableType]]) -> None:
         terminal, stream = terminal_for(self.file)
