@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -11,12 +11,10 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from netdoctor.reporters import Reporter
-from netdoctor.reporters.console import Console
+from netdoctor.reporters.by_name import named_reporter
 from netdoctor.rules import ALL
 from netdoctor.rules.base import Rule
 from netdoctor.spelling import nearest
-
-REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console}
 
 
 def check_model(model: object) -> None:
@@ -97,9 +95,7 @@ def chosen_reporters(reporters: Iterable[str | Reporter] | None) -> tuple[Report
     chosen: list[Reporter] = []
     for given in ("console",) if reporters is None else reporters:
         if isinstance(given, str):
-            if given not in REPORTERS:
-                raise nearest(given, REPORTERS, "reporter")
-            chosen.append(REPORTERS[given]())
+            chosen.append(named_reporter(given))
         elif callable(getattr(given, "report", None)) and callable(getattr(given, "close", None)):
             chosen.append(given)
         else:

@@ -11,6 +11,7 @@ from typing import Any
 
 from netdoctor import commands
 from netdoctor.findings import Severity
+from netdoctor.reporters.by_name import check_name
 from netdoctor.spelling import nearest
 
 
@@ -67,7 +68,13 @@ def _describe_run(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     add("--report", metavar="HTML", type=_place, help="write an HTML report to this file at the end")
     add("--save", metavar="RUN", type=_place, help="keep the run in this file, also if the program fails")
-    add("--reporter", metavar="NAME", action="append", help="where to tell of findings; repeatable (console)")
+    add(
+        "--reporter",
+        metavar="NAME",
+        action="append",
+        type=_reporter,
+        help="where to tell of findings; repeatable (console)",
+    )
     add("--ignore", metavar="SLUG", action="append", type=_slug, default=[], help="a rule not to run; repeatable")
     add("--every", metavar="N", type=_count, help="sample every N steps, whatever that costs")
     add("--budget", metavar="SHARE", type=_share, default=0.01, help="of the training time to take (0.01)")
@@ -101,6 +108,14 @@ def _slug(given: str) -> str:
     slugs = {file.name.replace("_", "-") for file in files} - {"base"}
     if given not in slugs:
         raise argparse.ArgumentTypeError(str(nearest(given, slugs, "rule")))
+    return given
+
+
+def _reporter(given: str) -> str:
+    try:
+        check_name(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return given
 
 

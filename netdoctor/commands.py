@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from functools import partial
+from importlib.util import find_spec
+from typing import Any
 
 
 def run(given: argparse.Namespace) -> int:
     """Run a program and watch what it trains."""
     from netdoctor import program
-    from netdoctor.reporters import html_file
     from netdoctor.run import run
     from netdoctor.session import Options
 
@@ -20,8 +22,8 @@ def run(given: argparse.Namespace) -> int:
     words = words[1:] if words[:1] == ["--"] else words
     if not words:
         given.misuse("no program: name a script, or a module after -m")
-    if given.report is not None and html_file.missing():
-        return _failed(html_file.missing())
+    if given.report is not None and (missing := _missing_for_html()):
+        return _failed(missing)
     options = Options(
         report=given.report,
         save=given.save,
@@ -41,25 +43,36 @@ def report(given: argparse.Namespace) -> int:
     """Judge a saved run again: on the console, or as an HTML file."""
     from netdoctor.history import History, HistoryError
     from netdoctor.reopening import reopen
-    from netdoctor.reporters import html_file
     from netdoctor.reporters.console import Console
 
     try:
-        judged = reopen(History.load(given.saved))
+        history = History.load(given.saved)
     except HistoryError as error:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"can't open {given.saved}: {error.strerror}")
+    try:
+        judged = reopen(history)
+    except HistoryError as error:
+        return _failed(f"{given.saved} is damaged: {error}")
     if given.output is None:
         Console(sys.stdout, monitor="").show(judged)
         return 0
-    if html_file.missing():
-        return _failed(html_file.missing())
+    if missing := _missing_for_html():
+        return _failed(missing)
+    html: Any = importlib.import_module("netdoctor.reporters.html")
     try:
-        html_file.write(judged, given.output)
+        html.write(judged, given.output)
     except OSError as error:
         return _failed(f"can't write {given.output}: {error.strerror}")
     return 0
+
+
+def _missing_for_html() -> str:
+    """Why no HTML report can be written, "" where one can; imports nothing of it."""
+    if find_spec("jinja2") is None or find_spec("netdoctor.reporters.html") is None:
+        return "the HTML report needs jinja2: pip install 'netdoctor-torch[html]'"
+    return ""
 
 
 def rules(given: argparse.Namespace) -> int:

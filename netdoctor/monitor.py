@@ -121,12 +121,16 @@ class Monitor:
         """Share of the training time that netdoctor took so far (0.01 is 1 %)."""
         return self._schedule.overhead
 
+    @property
+    def faults(self) -> dict[str, str]:
+        """What of netdoctor itself fails, and why: parts, which stay switched off, and reporters."""
+        return {**self._faults, **{f"the reporter {name}": why for name, why in self._delivery.faults.items()}}
+
     def diagnose(self) -> Diagnosis:
         """The verdict now."""
         self._recorder.flush()
         verdict = diagnose(self.history, self._rules)
-        faults = [Skipped(f"{what} cannot be watched: {why}") for what, why in self._faults.items()]
-        faults += [Skipped(f"the reporter {name} fails: {why}") for name, why in self._delivery.faults.items()]
+        faults = tuple(Skipped(f"{what} failed: {why}") for what, why in self.faults.items())
         return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
 
     def observe(

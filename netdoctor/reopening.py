@@ -49,7 +49,7 @@ def reopen(history: History) -> Report:
             float(kept.get("seconds", 0)),
         )
     except Exception as error:  # the file may hold anything in place of what is read here
-        raise HistoryError(f"what it says of the findings is damaged: {type(error).__name__}: {error}") from error
+        raise HistoryError(f"what it says of the findings cannot be read: {type(error).__name__}: {error}") from error
     verdict = diagnose(history, rules)
     diagnosis = Diagnosis(step or verdict.step, verdict.findings, (*faults, *verdict.skipped))
     changes = book.update(diagnosis)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -16,9 +17,8 @@ if TYPE_CHECKING:  # torch is left to the program, which may have to set somethi
 
     from netdoctor.discovery import Discovery
     from netdoctor.monitor import Monitor
+    from netdoctor.reporters import Reporter
     from netdoctor.reporters.console import Console
-    from netdoctor.reporters.html_file import HtmlFile
-    from netdoctor.reporters.run_file import RunFile
 
 log = logging.getLogger("netdoctor")
 
@@ -53,7 +53,7 @@ class _Watched:
     label: str
     monitor: Monitor
     console: Console | None
-    files: tuple[RunFile | HtmlFile, ...]
+    files: dict[Path, Reporter]
 
 
 class Session:
@@ -90,7 +90,7 @@ class Session:
             self._discovery.stop()
         for model in self._models:
             model.monitor.close()
-        saved = [str(file.path) for model in self._models for file in model.files if file.complete]
+        saved = [str(path) for m in self._models for path, file in m.files.items() if _whole(file, m.monitor)]
         if saved:
             _say(f"Saved {', '.join(saved)}")
         if not self._models and _rank() == 0:
@@ -117,7 +117,7 @@ class Session:
             monitor = watch(
                 model, reporters=reporters, ignore=options.ignore, budget=options.budget, every=options.every
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:
             _say(f"{type(model).__name__} is not watched: {error}")
             return
         finally:
@@ -137,7 +137,7 @@ class Session:
         number = 1 + sum(model.monitor.history.facts.model == kind for model in self._models)
         label = kind if number == 1 else f"{kind} {number}"
         files = self._make_files(f"-{label.replace(' ', '-')}" if self._models else "")
-        for file in files:
+        for file in files.values():
             monitor.add_reporter(file)
         self._models.append(_Watched(label, monitor, console, files))
         if len(self._models) > 1:
@@ -145,12 +145,20 @@ class Session:
                 if model.console is not None:
                     model.console.label = model.label
 
-    def _make_files(self, suffix: str) -> tuple[RunFile | HtmlFile, ...]:
-        from netdoctor.reporters.html_file import HtmlFile
-        from netdoctor.reporters.run_file import RunFile
+    def _make_files(self, suffix: str) -> dict[Path, Reporter]:
+        made: dict[Path, Reporter] = {}
+        for given, module, kind in (
+            (self._options.save, "netdoctor.reporters.run_file", "RunFile"),
+            (self._options.report, "netdoctor.reporters.html", "Html"),
+        ):
+            if given is not None:
+                path = given.with_stem(given.stem + suffix)
+                made[path] = getattr(importlib.import_module(module), kind)(path)
+        return made
 
-        makers = ((self._options.save, RunFile), (self._options.report, HtmlFile))
-        return tuple(make(path.with_stem(path.stem + suffix)) for path, make in makers if path is not None)
+
+def _whole(file: Reporter, monitor: Monitor) -> bool:
+    return f"the reporter {type(file).__name__}" not in monitor.faults
 
 
 def _say(sentence: str) -> None:

@@ -204,7 +204,7 @@ def test_a_lost_run_is_kept_in_a_file(
     net = model()
     with netdoctor.watch(net, reporters=[server], rules=["non-finite", always]) as monitor:
         train(net)
-        assert "the reporter Server fails: ConnectionError: no route to host" in [
+        assert "the reporter Server failed: ConnectionError: no route to host" in [
             skipped.reason for skipped in monitor.diagnose().skipped
         ]
     (kept,) = tmp_path.iterdir()

@@ -15,16 +15,10 @@ SHARE = 0.002  # of the time that saving may take
 
 
 class RunFile:
-    """Saves to ``path``, now and then and at the end; `netdoctor report` reads it.
-
-    Attributes:
-        path: The file.
-        complete: Whether the whole run is in it.
-    """
+    """Saves to ``path``, now and then and at the end; `netdoctor report` reads it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).absolute()  # the program may change its working directory
-        self.complete = False
         self._next = time.monotonic() + INTERVAL
 
     def report(self, report: Report) -> None:
@@ -38,7 +32,6 @@ class RunFile:
     def close(self, report: Report) -> None:
         """Save."""
         report.history.save(self.path)
-        self.complete = True
 
 
 def save_aside(history: History) -> Path:
