@@ -94,7 +94,8 @@ class Session:
         if saved:
             _say(f"Saved {', '.join(saved)}")
         if not self._models and _rank() == 0:
-            _say(f"Nothing was watched: {'no optimizer made a step' if self._discovery else 'torch was not imported'}.")
+            why = "no optimizer made a step in this process" if self._discovery else "torch was not imported"
+            _say(f"Nothing was watched: {why}.")
 
     @property
     def failed(self) -> bool:

@@ -15,6 +15,7 @@ from torch.nn.modules import module as modules_of_torch
 from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+import netdoctor
 from netdoctor.discovery import PATIENCE, Discovery
 from netdoctor.probes import optimizers
 
@@ -327,6 +328,23 @@ def test_compiled_in_place(found: Found) -> None:
         step(optimizer, net(data()))
     assert found.models == [net]
     assert found.steps == [0]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_model_found_at_the_first_step_is_watched_from_it_on(late: bool) -> None:
+    monitors: list[netdoctor.Monitor] = []
+    discovery = Discovery(lambda model: monitors.append(netdoctor.watch(model, reporters=[], every=1)))
+    discovery.start()
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = SGD(net.parameters(), 0.1)
+    for _ in range(5):
+        step(optimizer, data() @ next(net.parameters()).T if late else net(data()))
+    discovery.stop()
+    (monitor,) = monitors
+    monitor.close()
+    assert monitor.step == 5
+    assert len(monitor.history.table("update_ratio")) == 5
+    assert monitor.faults == {}
 
 
 def test_copies_are_other_models(found: Found) -> None:

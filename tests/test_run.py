@@ -284,7 +284,7 @@ def test_nothing_to_watch(folder: Path) -> None:
     script(folder, "net = torch.nn.Linear(4, 2)\nprint(net(torch.ones(4)).shape)\nnet(torch.ones(4)).sum().backward()")
     done = netdoctor("run", "--save", "run.npz", "--fail-on", "note", "train.py", cwd=folder)
     assert (done.stdout, done.returncode) == ("torch.Size([2])\n", 0)
-    assert done.stderr == "netdoctor  Nothing was watched: no optimizer made a step.\n"
+    assert done.stderr == "netdoctor  Nothing was watched: no optimizer made a step in this process.\n"
     assert not (folder / "run.npz").exists()
 
 
