@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,14 +47,31 @@ class Options:
     fail_on: Severity | None = None
 
 
-@dataclass
 class _Watched:
-    """One model: what it is called, its monitor, and where is told of it."""
+    """One model of the program: what it is called, and what is left of it when its monitor has closed."""
 
-    label: str
-    monitor: Monitor
-    console: Console | None
-    files: dict[Path, Reporter]
+    def __init__(self, label: str, monitor: Monitor, console: Console | None, files: dict[Path, Reporter]) -> None:
+        self.label = label
+        self.console = console
+        self.severity = 0  # of its worst finding
+        self.saved: tuple[str, ...] = ()
+        self._monitor: Monitor | None = monitor
+        self._files = files
+        for file in files.values():
+            monitor.add_reporter(file)
+
+    def settle(self, close: bool = False) -> None:
+        """Let go of the numbers once the monitor is closed: a program may train many models one after the other."""
+        monitor = self._monitor
+        if monitor is None or not (close or monitor.closed):
+            return
+        monitor.close()
+        faults = monitor.faults
+        self.severity = max((finding.severity for finding in monitor.findings), default=0)
+        self.saved = tuple(
+            str(path) for path, file in self._files.items() if f"the reporter {type(file).__name__}" not in faults
+        )
+        self._monitor, self._files = None, {}
 
 
 class Session:
@@ -69,6 +87,7 @@ class Session:
         self._discovery: Discovery | None = None
         self._watching = False  # whether it is this that calls `watch`
         self._models: list[_Watched] = []
+        self._kinds: Counter[str] = Counter()  # how many models of each class there were
 
     def begin(self) -> None:
         """The program has imported torch."""
@@ -89,19 +108,19 @@ class Session:
         if self._discovery is not None:
             self._discovery.stop()
         for model in self._models:
-            model.monitor.close()
-        saved = [str(path) for m in self._models for path, file in m.files.items() if _whole(file, m.monitor)]
+            model.settle(close=True)
+        saved = ", ".join(path for model in self._models for path in model.saved)
         if saved:
-            _say(f"Saved {', '.join(saved)}")
+            _say(f"Saved {saved}")
         if not self._models and _rank() == 0:
             why = "no optimizer made a step in this process" if self._discovery else "torch was not imported"
             _say(f"Nothing was watched: {why}.")
 
     @property
     def failed(self) -> bool:
-        """Whether anything was found that the run is to fail on."""
+        """Whether anything was found that the run is to fail on; known at its end."""
         bar = self._options.fail_on
-        return bar is not None and any(f.severity >= bar for model in self._models for f in model.monitor.findings)
+        return bar is not None and any(model.severity >= bar for model in self._models)
 
     def _found(self, model: nn.Module) -> None:
         """The program trains this model."""
@@ -129,17 +148,17 @@ class Session:
 
     def _opened(self, monitor: Monitor) -> None:
         """There is a new monitor."""
-        if not self._watching and self._discovery is not None and os.getpid() == self._process:
+        if not self._watching and self._discovery is not None and os.getpid() == self._process and _rank() == 0:
             self._discovery.stop()
             self._take(monitor, None)
 
     def _take(self, monitor: Monitor, console: Console | None) -> None:
         kind = monitor.history.facts.model
-        number = 1 + sum(model.monitor.history.facts.model == kind for model in self._models)
-        label = kind if number == 1 else f"{kind} {number}"
+        self._kinds[kind] += 1
+        label = kind if self._kinds[kind] == 1 else f"{kind} {self._kinds[kind]}"
         files = self._make_files(f"-{label.replace(' ', '-')}" if self._models else "")
-        for file in files.values():
-            monitor.add_reporter(file)
+        for model in self._models:
+            model.settle()
         self._models.append(_Watched(label, monitor, console, files))
         if len(self._models) > 1:
             for model in self._models:
@@ -156,10 +175,6 @@ class Session:
                 path = given.with_stem(given.stem + suffix)
                 made[path] = getattr(importlib.import_module(module), kind)(path)
         return made
-
-
-def _whole(file: Reporter, monitor: Monitor) -> bool:
-    return f"the reporter {type(file).__name__}" not in monitor.faults
 
 
 def _say(sentence: str) -> None:

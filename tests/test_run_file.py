@@ -12,7 +12,6 @@ import pytest
 from netdoctor.findings import Diagnosis
 from netdoctor.history import History
 from netdoctor.reporters import Report
-from netdoctor.reporters import run_file as module
 from netdoctor.reporters.run_file import INTERVAL, SHARE, RunFile, save_aside
 
 
@@ -23,7 +22,7 @@ class Time:
         self.now = 0.0
         self.saves = 0
         self.seconds = seconds
-        patch.setattr(module.time, "monotonic", lambda: self.now)
+        patch.setattr("netdoctor.reporters.run_file.time.monotonic", lambda: self.now)
         patch.setattr(History, "save", self.save)
 
     def save(self, path: Path) -> None:
@@ -61,7 +60,7 @@ def test_the_path_is_that_of_the_start(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_files_saved_aside_do_not_replace_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module.time, "strftime", lambda form: "netdoctor-20260101-120000")
+    monkeypatch.setattr("netdoctor.reporters.run_file.time.strftime", lambda form: "netdoctor-20260101-120000")
     paths = [save_aside(History.of(loss=[float(number)])) for number in range(3)]
     assert [path.name[len("netdoctor-20260101-120000") :] for path in paths] == [".npz", "-2.npz", "-3.npz"]
     assert [History.load(path).latest("loss")[""] for path in paths] == [0.0, 1.0, 2.0]
