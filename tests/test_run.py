@@ -14,7 +14,7 @@ import pytest
 
 from netdoctor import History
 from netdoctor.reopening import reopen
-from tests.processes import Done, environment, netdoctor, run
+from tests.processes import ROOT, Done, environment, netdoctor, run
 
 # Sick or sound by its first argument; ends as the second one says; prints a number that tells of every weight.
 TRAIN = """
@@ -304,3 +304,33 @@ def test_a_run_file_that_cannot_be_written(folder: Path) -> None:
     assert "the reporter RunFile" in done.stderr
     assert f"netdoctor report {kept}" in done.stderr
     assert found_in(kept) == ["poor-initialization"]
+
+
+def test_the_commands_of_the_readme(folder: Path) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Without a change to the script")[1]
+    commands = re.findall(r"^netdoctor (.+)$", section.split("```")[1], re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["run", "run", "report"]
+    source = """
+        net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        optimizer = torch.optim.Adam(net.parameters())
+        for step in range(10):
+            net(torch.randn(32, 4)).square().mean().backward()
+            optimizer.step(), optimizer.zero_grad()
+    """
+    script(folder, source)
+    script(folder, source, "lab/train.py")
+    for command in commands:
+        done = netdoctor(*command.split(), cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert "Nothing found. 10 steps watched" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_under_torchrun(folder: Path) -> None:
+    """As the README says it."""
+    command = ["--standalone", "--nproc-per-node=2", "-m", "netdoctor", "run", "--save", "run.npz", "train.py", SICK]
+    done = run(sys.executable, "-m", "torch.distributed.run", *command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.splitlines())) == 1
+    assert done.stderr.count("netdoctor  Watching") == 1
+    assert found_in(folder / "run.npz") == ["poor-initialization"]
