@@ -13,7 +13,7 @@ from typing import Any
 def run(given: argparse.Namespace) -> int:
     """Run a program and watch what it trains."""
     from netdoctor import program
-    from netdoctor.run import run
+    from netdoctor.run import run as run_program
     from netdoctor.session import Options
 
     start, words = (
@@ -34,7 +34,7 @@ def run(given: argparse.Namespace) -> int:
         fail_on=given.fail_on,
     )
     try:
-        return run(partial(start, words[0], words[1:]), options)
+        return run_program(partial(start, words[0], words[1:]), options)
     except program.ProgramError as error:
         return _failed(str(error))
 

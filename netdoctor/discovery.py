@@ -71,7 +71,7 @@ class Discovery:
         optimizers.listen(self)
 
     def stop(self) -> None:
-        """Look no more, and leave nothing behind."""
+        """Look no more; no hook and no patch is left behind."""
         optimizers.unlisten(self)
         self._unhook()
         if Optimizer.__init__ is self._patch:
@@ -102,7 +102,7 @@ class Discovery:
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An optimizer begins its step."""
-        if optimizer in self._busy and self._hook is None:
+        if (optimizer in self._busy and self._hook is None) or os.getpid() != self._process:
             return
         try:
             self._steps += 1

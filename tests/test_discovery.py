@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -345,6 +346,18 @@ def test_a_model_found_at_the_first_step_is_watched_from_it_on(late: bool) -> No
     assert monitor.step == 5
     assert len(monitor.history.table("update_ratio")) == 5
     assert monitor.faults == {}
+
+
+def test_a_forked_child_finds_nothing(found: Found) -> None:
+    net = Net()
+    optimizer = SGD(net.parameters(), 0.1)
+    child = os.fork()
+    if not child:
+        step(optimizer, net(data()))
+        os._exit(len(found.models))
+    assert os.waitpid(child, 0)[1] == 0
+    step(optimizer, net(data()))
+    assert found.models == [net]
 
 
 def test_copies_are_other_models(found: Found) -> None:

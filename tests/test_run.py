@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -323,6 +324,16 @@ def test_the_commands_of_the_readme(folder: Path) -> None:
         done = netdoctor(*command.split(), cwd=folder)
         assert done.returncode == 0, done.stderr
         assert "Nothing found. 10 steps watched" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(find_spec("jinja2") is None or find_spec("netdoctor.reporters.html") is None, reason="no HTML")
+def test_a_page(folder: Path) -> None:
+    done = netdoctor("run", "--save", "run.npz", "--report", "run.html", "train.py", SICK, cwd=folder)
+    assert f"Saved {folder / 'run.npz'}, {folder / 'run.html'}\n" in done.stderr
+    again = netdoctor("report", "run.npz", "-o", "again.html", cwd=folder)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    for name in ("run.html", "again.html"):
+        assert "poor-initialization" in (folder / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
