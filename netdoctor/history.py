@@ -124,6 +124,31 @@ class Table:
         self._note_first(step)
         self._values[self._rows - 1] = self._newest()
 
+    def extend(self, steps: Sequence[int], values: ArrayLike, columns: Sequence[str] = ("",)) -> None:
+        """Add the readings of several steps, [steps, columns]; the same as `add` for each of them, in order."""
+        given = np.asarray(values)
+        rows, end = self._rows, self._rows + len(steps)
+        simple = (
+            len(steps) > 1
+            and columns == self.columns
+            and self._complete
+            and not self.averaged
+            and self.stride == 1
+            and end <= len(self._steps)
+            and given.shape == (len(steps), len(self.columns))
+            and np.all(np.diff((self._steps[rows - 1], *steps)) > 0)
+        )
+        if not simple:
+            for step, row in zip(steps, given, strict=True):
+                self.add(step, row, columns)
+            return
+        with np.errstate(over="ignore"):
+            self._values[rows:end] = given
+        self._steps[rows:end] = steps
+        self._state[_LAST] = self._values[end - 1]
+        self._rows = end
+        self._seen += len(steps)
+
     def _add_next(self, step: int, values: ArrayLike) -> bool:
         """The usual case, fast: a new step of a table that never had to be thinned and has room for it."""
         row = self._rows
@@ -278,9 +303,15 @@ class History:
         Raises:
             ValueError: The step is before the last one, or values and columns do not match.
         """
+        self.record_rows((step,), statistic, np.atleast_1d(np.asarray(values))[None], columns)
+
+    def record_rows(
+        self, steps: Sequence[int], statistic: str, values: ArrayLike, columns: Sequence[str] = ("",)
+    ) -> None:
+        """`record` for several steps at once: values are [steps, columns]."""
         table = self.table(statistic)
         try:
-            table.add(step, values, columns)
+            table.extend(steps, values, columns)
         except ValueError as error:
             raise ValueError(f"{statistic}: {error}") from None
         self._tables[statistic] = table

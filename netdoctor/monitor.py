@@ -103,7 +103,8 @@ class Monitor:
 
     @property
     def history(self) -> History:
-        """The numbers so far."""
+        """The numbers so far; waits for what the device has not delivered yet."""
+        self._recorder.flush()
         return self._recorder.history
 
     @property
@@ -129,7 +130,10 @@ class Monitor:
     def diagnose(self) -> Diagnosis:
         """The verdict now."""
         self._recorder.flush()
-        verdict = diagnose(self.history, self._rules)
+        return self._verdict()
+
+    def _verdict(self) -> Diagnosis:
+        verdict = diagnose(self._recorder.history, self._rules)
         faults = tuple(Skipped(f"{what} failed: {why}") for what, why in self.faults.items())
         return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
 
@@ -172,8 +176,8 @@ class Monitor:
         self._finalizer.detach()
         diagnosis = Diagnosis(self.step)
         try:
-            if self.step or self.history.facts.unstepped:
-                diagnosis = self._judge()
+            if self.step or self._recorder.history.facts.unstepped:
+                diagnosis = self._judge(wait=True)
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
         losses = self._delivery.close(self._report(diagnosis, ()))
@@ -194,21 +198,20 @@ class Monitor:
         judging = self._schedule.judging
         if self.step >= judging.next or not self.step:
             start = perf_counter()
-            self._judge()
+            self._judge(wait=False)
             judging.done(self.step, perf_counter() - start, self._schedule.step_seconds)
 
-    def _judge(self) -> Diagnosis:
-        diagnosis = self.diagnose()
+    def _judge(self, wait: bool) -> Diagnosis:
+        self._recorder.flush(wait)
+        diagnosis = self._verdict()
         report = self._report(diagnosis, self._casebook.update(diagnosis))
-        self.history.context = context(self._casebook, report, self._rules)
+        self._recorder.history.context = context(self._casebook, report, self._rules)
         self._delivery.report(report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:
-        book = self._casebook
-        return Report(
-            diagnosis, changes, book.findings, book.resolved, self.history, self.overhead, self._schedule.spent
-        )
+        book, history = self._casebook, self._recorder.history
+        return Report(diagnosis, changes, book.findings, book.resolved, history, self.overhead, self._schedule.spent)
 
     def _rescue(self, losses: tuple[str, ...]) -> None:
         """Keep the history of a run that a reporter did not take, and say where."""

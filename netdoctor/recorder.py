@@ -10,28 +10,29 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
-from netdoctor.facts import Facts, NonFinite
+from netdoctor.facts import Facts
 from netdoctor.history import History
 from netdoctor.probes import losses, optimizers
+from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
-from netdoctor.probes.hooks import ActivationProbe
-from netdoctor.probes.origin import locate
+from netdoctor.probes.origin import Origins
 from netdoctor.probes.parameters import ParameterProbe
+from netdoctor.probes.readings import Readings, Sample
+from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.stray import StrayPasses
-from netdoctor.statistics import STATISTICS
 
-KEPT = 256  # losses kept on the device before they are fetched
+KEPT = 256  # losses kept before they are moved into the history
+SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layers
+REST = 20  # steps between two samples from which it pays to take the hooks off
 IDLE = 50  # steps without one of several optimizers, after which it is not waited for
 TARGETS = 64  # batches that tell the best constant prediction
 BURSTS = 8  # steps sampled out of turn after a NaN or Inf loss
-LOCATED = 8  # losses that are traced back when they are NaN or Inf
 
 
 class Recorder:
@@ -71,17 +72,17 @@ class Recorder:
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
         self._names = {identity: name for name, identity in self._ids.items()}
         self._holdings = optimizers.Holdings()
-        self._losses = TrainingLosses()
+        self._scalars = Scalars()
+        self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses([tensor for tensor, _ in parameters.values()])
         self._bursts = 0  # steps sampled out of turn
-        self._located = 0  # losses whose NaN or Inf was traced back
-        self._non_finite = False  # whether the loss was NaN or Inf at the last look
-        self._validation = ValidationLosses()
-        self._columns = tuple(layer.name for layer in layers)  # of the history: in order of execution once it is known
-        self._order = np.arange(len(layers))  # slot of each column
-        # The latest step of each optimizer that holds parameters of the model.
-        self._optimizers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
+        self._validation = ValidationLosses(self._scalars)
+        self._readings = Readings([layer.name for layer in layers], self._parameters.facts)
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
+        self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
+        self._solo = 0  # id of the optimizer whose steps are rested over
+        self._closures = False  # whether an optimizer calls a closure
         self._spent = 0.0
         if optimizer is not None:
             self._holdings.of(optimizer, self._names)
@@ -95,16 +96,17 @@ class Recorder:
         losses.unlisten(self)
         optimizers.unlisten(self)
         self._activations.detach()
-        self._parameters = ParameterProbe({})
+        self._parameters, self._origins = ParameterProbe({}), Origins({})
 
-    def flush(self) -> None:
-        """Move what is kept on the device into the history; this waits for it, so it is done rarely."""
+    def flush(self, wait: bool = True) -> None:
+        """Move what the device has delivered into the history; all of it where ``wait``, which may take a while."""
         try:
             if self._validation.pending:
-                self._validation.flush(self.history, self.step)
-            self._losses.flush(self.history)
+                self._validation.settle(self.history.facts.loss.kind)
+            self._scalars.flush(self.history, wait)
+            self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
-            self._fail("losses", error)
+            self._fail("the readings", error)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -129,10 +131,13 @@ class Recorder:
         start = perf_counter()
         try:
             if self._validation.pending:
-                self._validation.flush(self.history, self.step)
-            self._losses.add(loss)
-            if self._located < LOCATED:
-                self._locate(loss)
+                self._validation.settle(self.history.facts.loss.kind)
+            value = self._losses.add(loss)
+            if isinstance(value, float) and math.isfinite(value):
+                self._origins.clear()
+            elif value is not None:
+                self._trace(loss, value)
+                self._rest = min(self._rest, 1)
             if self._sampled and loss.grad_fn is not None:
                 self._read_graph(loss.grad_fn)
         except Exception as error:  # noqa: BLE001
@@ -154,12 +159,13 @@ class Recorder:
     def evaluated(self, function: str, loss: Tensor, size: int) -> None:
         try:
             model = self._model()
-            if (
-                model is not None
-                and not self._elsewhere()
-                and not (model.training and self._activations.last_pass_with_gradients)
-            ):
-                self._validation.add(function, loss, size)
+            if model is None or self._elsewhere():
+                return
+            if model.training:  # only the passes tell a validation without eval() from a training pass
+                counted = self._activations.keep_counting()
+                if not counted or self._activations.last_pass_with_gradients:
+                    return
+            self._validation.add(self.step, function, loss, size)
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
 
@@ -167,22 +173,27 @@ class Recorder:
         start = perf_counter()
         changed = None
         try:
-            held = self._holdings.of(optimizer, self._names)
-            if held:
+            if self._rest and id(optimizer) == self._solo:
+                self._losses.before_step()
+                return None
+            holding = self._holdings.of(optimizer, self._names)
+            if holding.names:
                 self._activations.thread = get_ident()  # compiled forward passes do not tell
             elif self._elsewhere():
                 return None
             self._losses.before_step()
             if self._stray is not None:
-                self._stray = self._stray.stepped(bool(held))
+                self._stray = self._stray.stepped(bool(holding.names))
                 if self._stray is None and self.history.facts.unstepped:
                     self.history.facts = self.history.facts.with_changes(unstepped=0)
-            if held:
-                if not self.step or self._optimizers.get(optimizer) == self.step:
+            if holding.names:
+                if self._rest:
+                    self._wake()
+                if holding.step == self.step:
                     self.step += 1
-                self._optimizers[optimizer] = self.step
+                holding.step = self.step
                 if self._sampled or self._prelude:
-                    changed = self._see_before(held, args, kwargs)
+                    changed = self._see_before(holding.names, args, kwargs)
         except Exception as error:  # noqa: BLE001
             self._fail("optimizer steps", error)
         self._spent += perf_counter() - start
@@ -191,13 +202,21 @@ class Recorder:
     def after_step(self, optimizer: Optimizer) -> None:
         start = perf_counter()
         try:
-            held = self._holdings.of(optimizer, self._names)
-            if held:
-                at_work = [o for o, last in self._optimizers.items() if self.step - last <= IDLE]
+            if self._rest and id(optimizer) == self._solo:
+                self.step += 1
+                self._rest -= 1
+                self._losses.after_step(self.step, self._solo, alone=True)
+                if not self._rest:
+                    self._wake()
+                    self._end(start)
+                return
+            holding = self._holdings.of(optimizer, self._names)
+            if holding.names:
+                at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
                 if self._sampled:
-                    self._measure(held)
-                if all(self._optimizers[other] == self.step for other in at_work):
+                    self._measure(holding.names)
+                if all(other.step == self.step for other in at_work):
                     self._end(start)
                     return
         except Exception as error:  # noqa: BLE001
@@ -210,29 +229,20 @@ class Recorder:
         def see_used() -> None:
             probe.see_used(held)
 
-        if self._sampled and not probe.before.filled.any():
-            probe.see_parameters(probe.before)
+        if self._sampled and not probe.sampled:
+            probe.see_before()
         changed = optimizers.wrap_closure(args, kwargs, see_used)
         if changed is None:
             see_used()
+        self._closures = changed is not None
         return changed
 
     def _measure(self, held: dict[str, int]) -> None:
-        """Record the statistics of a sampled step."""
+        """Reduce a sampled step to its sums."""
         self._learn_groups()
-        self._parameters.see_parameters(self._parameters.after)
-        record = self.history.record
-        for name, values in self._activations.measure().items():
-            record(self.step, name, values[self._order], self._columns)
-        scale = self._losses.scale
-        names = tuple(facts.name for facts in self._parameters.facts)
-        for name, values in self._parameters.measure(held, 1.0 if scale is None else float(scale)).items():
-            if STATISTICS[name].site == "run":
-                record(self.step, name, [float(values)])
-            else:
-                record(self.step, name, values, names)
-        rates = self._holdings.learning_rates()
-        record(self.step, "learning_rate", rates, tuple(str(index) for index in range(len(rates))))
+        self._parameters.see_after()
+        parameters = self._parameters.reduce(held, self._losses.scale)
+        self._readings.add(Sample(self.step, self._activations.reduce(), parameters, self._holdings.learning_rates()))
 
     def _learn_groups(self) -> None:
         facts = self.history.facts
@@ -255,24 +265,41 @@ class Recorder:
             if self._losses.several != self.history.facts.several_losses:
                 self.history.facts = self.history.facts.with_changes(several_losses=self._losses.several)
             self._step_ended()
-        elif self._losses.waiting >= KEPT:
-            self._losses.flush(self.history)
+        if self._scalars.waiting >= KEPT or self._readings.waiting >= SAMPLES:
+            self.flush(wait=False)
         if self._losses.non_finite and self._bursts < BURSTS:
             self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
         self._plan()
-        schedule.tick(schedule.clock(), spent + perf_counter() - judging)
+        schedule.tick(spent + perf_counter() - judging)
 
     def _plan(self) -> None:
         """Prepare the next step."""
-        due = self._schedule.sampling.next
-        self._sampled = self.step + 1 >= due
-        self._prelude = self.step + 2 >= due
+        ahead = self._schedule.sampling.next - self.step
+        self._sampled = ahead <= 1
+        self._prelude = ahead <= 2
         self._spent = self._activations.spent = 0.0
         if self._activations.on or self._sampled:
             self._activations.begin(self._sampled)
         if self._sampled or self._prelude:
             self._parameters.begin()
+        elif ahead > REST and self._stray is None and not self._closures:
+            self._begin_rest(ahead - 2)
+
+    def _begin_rest(self, steps: int) -> None:
+        """Do nothing for so many steps but keep the losses, where a single optimizer is at work."""
+        at_work = self._holdings.at_work(self.step - IDLE)
+        if len(at_work) == 1:
+            self._solo = id(at_work[0].optimizer())
+            self._rest, self._rested_from = min(steps, KEPT), self.step
+            self._activations.rest()
+
+    def _wake(self) -> None:
+        """The rest is over, or another optimizer steps."""
+        self._rest = 0
+        for holding in self._holdings.at_work(self._rested_from - 1):
+            holding.step = self.step
+        self._schedule.tick(0.0, max(self.step - self._rested_from, 1))
 
     def _read_graph(self, root: structure.Node) -> None:
         """Learn the graph of layers once, the targets on every sampled step."""
@@ -285,30 +312,18 @@ class Recorder:
         graph = structure.trace(root, {node: names[slot] for node, slot in probe.nodes.items()})
         facts = structure.learn(self.history.facts, graph, self._ids, [names[slot] for slot in probe.order])
         self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
-        self._columns = tuple(layer.name for layer in facts.layers)
-        self._order = np.array([names.index(name) for name in self._columns], dtype=int)
+        self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
         probe.tracing = False
         probe.nodes.clear()
         self._losses.targets(graph.path, self.step + 1)
 
-    def _locate(self, loss: Tensor) -> None:
+    def _trace(self, loss: Tensor, value: Tensor | float) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""
-        here = loss.device.type == "cpu"
-        if not (here or self._losses.non_finite) or not loss.is_floating_point():
-            return
-        bad = not math.isfinite(float(loss.detach()))
-        if bad and not self._non_finite:
-            parameters = zip((facts.name for facts in self._parameters.facts), self._parameters.tensors, strict=True)
-            try:
-                found = locate(loss, self.step + 1, dict(parameters))
-            except Exception:  # noqa: BLE001  # graphs may hold anything; then the origin stays unknown
-                found = NonFinite(self.step + 1)
-            self.history.facts = self.history.facts.with_changes(non_finite=found)
-            self._located += 1
-        self._non_finite = bad
-        if not here:
-            self._located = LOCATED  # a second look would wait for the device again
+        if isinstance(value, float) or self._losses.non_finite:
+            found = self._origins.look(loss, value, self.step + 1)
+            if found is not None:
+                self.history.facts = self.history.facts.with_changes(non_finite=found)
 
     def _unstepped(self) -> None:
         """Backward passes reach the model and nothing changes its weights: tell the rules, for no step will."""

@@ -1,7 +1,7 @@
-"""Samples to numbers: every statistic with its name, unit, site and formula.
+"""Sums to numbers: every statistic with its name, unit, site and formula.
 
-One pass on the device reduces all slots of a sample buffer at once to sums; the formulas turn the sums of all layers
-into statistics on the host. Padding is zero and every sum ignores zeros, so slots may be filled to different extents.
+What was sampled is reduced to sums on the device (`probes.reductions`); the formulas here turn the sums of all layers
+of many steps into statistics at once, on the host.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,8 +22,8 @@ SATURATION = {"tanh": 2.09, "softsign": 32.0, "sigmoid": 3.48, "hardtanh": 1.0, 
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Sums over the samples of each slot; arrays of shape [slots], ``unit_high`` of [slots, units].
+class LayerSums:
+    """Sums over the samples of each slot; arrays of shape [steps, slots], ``unit_high`` of [steps, slots, units].
 
     ``count`` elements were sampled: ``rows`` samples of each of ``units`` units; 0 where a slot was not filled.
     """
@@ -36,59 +34,40 @@ class Sums:
     squares: Array
     unit_squares: Array
     high: Array
-    unit_high: Array
     beyond: Array
+    unit_high: Array
+
+    FIELDS = ("total", "squares", "unit_squares", "high", "beyond")
 
     @property
     def count(self) -> Array:
         return self.rows * self.units
 
-
-def reduce_samples(values: Tensor, bounds: Tensor | None = None) -> Tensor:
-    """Sums of each slot on the device: [slots, 5 + units] float64 (float32 where the device has no double).
-
-    Args:
-        values: [slots, rows, units], zero-padded.
-        bounds: [slots] saturation bound of each slot's elements, None where no slot needs one.
-    """
-    double = torch.float32 if values.device.type == "mps" else torch.float64
-    unit_sums = values.sum(1, dtype=double)  # float32 would lose the std of data on an offset
-    unit_high = values.amax(1)
-    high = torch.maximum(unit_high.amax(1), -values.amin(1).amin(1))
-    norm = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double)
-    beyond = torch.zeros_like(high) if bounds is None else (values.abs() > bounds[:, None, None]).sum((1, 2))
-    columns = torch.stack(
-        (unit_sums.sum(1), norm.square(), unit_sums.square().sum(1), high.to(double), beyond.to(double)), 1
-    )
-    return torch.cat((columns, unit_high.to(double)), 1)
+    @property
+    def inside(self) -> Mask:
+        """Which elements of ``unit_high`` belong to a unit."""
+        return np.arange(self.unit_high.shape[-1]) < self.units[..., None]
 
 
-def unpack(reduced: Array, rows: NDArray[np.int64], units: NDArray[np.int64]) -> Sums:
-    """The host's view of what `reduce_samples` returned."""
-    total, squares, unit_squares, high, beyond = reduced[:, :5].T
-    return Sums(rows.astype(float), units.astype(float), total, squares, unit_squares, high, reduced[:, 5:], beyond)
-
-
-def _mean(s: Sums) -> Array:
+def _mean(s: LayerSums) -> Array:
     return s.total / s.count
 
 
-def _rms(s: Sums) -> Array:
+def _rms(s: LayerSums) -> Array:
     return np.sqrt(s.squares / s.count)
 
 
-def _std(s: Sums) -> Array:
+def _std(s: LayerSums) -> Array:
     return np.sqrt(np.maximum(s.squares / s.count - _mean(s) ** 2, 0.0))
 
 
-def _signal(s: Sums) -> Array:
+def _signal(s: LayerSums) -> Array:
     within = s.squares / s.count - s.unit_squares / (s.units * s.rows**2)
     return np.where(s.rows > 1, np.sqrt(np.maximum(within, 0.0)), np.nan)
 
 
-def _silent(s: Sums) -> Array:
-    inside = np.arange(s.unit_high.shape[1])[None, :] < s.units[:, None]
-    return np.asarray(((s.unit_high <= 0) & inside).sum(1) / s.units)
+def _silent(s: LayerSums) -> Array:
+    return np.asarray(((s.unit_high <= 0) & s.inside).sum(-1) / s.units)
 
 
 @dataclass(frozen=True)
@@ -107,7 +86,7 @@ class Statistic:
     unit: str
     site: Site
     meaning: str
-    formula: Callable[[Sums], Array] | None = None
+    formula: Callable[[LayerSums], Array] | None = None
 
 
 ACTIVATIONS = (
@@ -155,59 +134,34 @@ MEASURED = (
 STATISTICS = {statistic.name: statistic for statistic in (*ACTIVATIONS, *INPUTS, *MEASURED)}
 
 
-def compute(statistics: tuple[Statistic, ...], sums: Sums) -> dict[str, Array]:
-    """All ``statistics`` of all slots; NaN where a slot was not filled."""
+def compute(statistics: tuple[Statistic, ...], sums: LayerSums) -> dict[str, Array]:
+    """All ``statistics`` of all slots, [steps, slots]; NaN where a slot was not filled."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return {s.name: np.where(sums.count > 0, s.formula(sums), np.nan) for s in statistics if s.formula is not None}
 
 
 @dataclass(frozen=True)
 class ParameterSums:
-    """Sums over the sampled elements of each parameter; arrays of shape [parameters]."""
+    """Sums over the sampled elements of each parameter; arrays of shape [steps, parameters].
+
+    ``between_units`` is the sum of the squares of the sums over each row of samples.
+    """
 
     count: Array
     weight: Array
-    weight_total: Array
-    between_units: Array
+    update: Array
     gradient: Array
     clipped: Array
-    update: Array
     previous: Array
     product: Array
+    weight_total: Array
+    between_units: Array
 
-    FIELDS = ("weight", "weight_total", "between_units", "gradient", "clipped", "update", "previous", "product")
-
-
-def reduce_parameters(before: Tensor, after: Tensor, gradient: Tensor, clipped: Tensor, previous: Tensor) -> Tensor:
-    """Sums of each parameter on the device, [parameters, 8] in the order of `ParameterSums.FIELDS`.
-
-    All arguments are [parameters, rows, units], zero-padded: the parameter before and after the optimizer's step, its
-    gradient before and after clipping, and the step before's gradient.
-    """
-    double = torch.float32 if before.device.type == "mps" else torch.float64
-
-    def squares(tensor: Tensor) -> Tensor:
-        norms: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=double)
-        return norms.square()
-
-    rows = before.sum(2, dtype=double)
-    return torch.stack(
-        (
-            squares(before),
-            rows.sum(1),
-            rows.square().sum(1),
-            squares(gradient),
-            squares(clipped),
-            squares(after - before),
-            squares(previous),
-            (clipped * previous).sum((1, 2), dtype=double),
-        ),
-        1,
-    )
+    FIELDS = ("weight", "update", "gradient", "clipped", "previous", "product", "weight_total", "between_units")
 
 
 def parameter_statistics(s: ParameterSums, units: Array, sizes: Array) -> dict[str, Array]:
-    """Statistics of each parameter from its sums, and of the whole model.
+    """Statistics of each parameter from its sums, [steps, parameters], and of the whole model, [steps, 1].
 
     Args:
         s: The sums; NaN where a parameter has no gradient.
@@ -219,10 +173,11 @@ def parameter_statistics(s: ParameterSums, units: Array, sizes: Array) -> dict[s
         update = np.sqrt(s.update / s.count)
         across = np.maximum(s.weight / s.count - s.between_units / (s.count * units), 0.0)
         share = sizes / s.count
-        twice = np.isfinite(s.previous) & np.isfinite(s.clipped)
+        stepped, twice = np.isfinite(s.clipped), np.isfinite(s.previous) & np.isfinite(s.clipped)
 
         def whole(values: Array, seen: Mask) -> Array:
-            return np.asarray(np.sum((values * share)[seen])) if seen.any() else np.asarray(np.nan)
+            total = np.where(seen, values * share, 0.0).sum(-1, keepdims=True)
+            return np.where(seen.any(-1, keepdims=True), total, np.nan)
 
         return {
             "weight_rms": weight,
@@ -233,7 +188,7 @@ def parameter_statistics(s: ParameterSums, units: Array, sizes: Array) -> dict[s
             "update_ratio": np.where(weight > 0, update / weight, np.nan),
             "gradient_cosine": s.product / np.sqrt(s.clipped * s.previous),
             "unit_spread": np.where(units > 1, np.sqrt(across) / weight, np.nan),
-            "gradient_norm": np.sqrt(whole(s.gradient, np.isfinite(s.clipped))),
-            "clipped_gradient_norm": np.sqrt(whole(s.clipped, np.isfinite(s.clipped))),
+            "gradient_norm": np.sqrt(whole(s.gradient, stepped)),
+            "clipped_gradient_norm": np.sqrt(whole(s.clipped, stepped)),
             "cosine": whole(s.product, twice) / np.sqrt(whole(s.clipped, twice) * whole(s.previous, twice)),
         }

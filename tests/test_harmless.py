@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -410,18 +411,20 @@ def fault(*args: Any, **kwargs: Any) -> Any:
     ("owner", "name"),
     [
         (Samples, "store"),
-        (Samples, "store_all"),
+        (Samples, "pair"),
         (Samples, "clear"),
-        (History, "record"),
-        ("netdoctor.recorder.ActivationProbe", "measure"),
-        ("netdoctor.recorder.ParameterProbe", "measure"),
+        (History, "record_rows"),
+        ("netdoctor.recorder.ActivationProbe", "reduce"),
+        ("netdoctor.recorder.ParameterProbe", "reduce"),
+        ("netdoctor.probes.readings.LayerReadings", "decode"),
+        ("netdoctor.probes.scalars.Scalars", "flush"),
         ("netdoctor.recorder.ParameterProbe", "see_accumulated"),
         ("netdoctor.structure", "trace"),
         ("netdoctor.structure", "loss_path"),
         ("netdoctor.probes.curves.TrainingLosses", "add"),
         ("netdoctor.probes.curves.TrainingLosses", "after_step"),
         ("netdoctor.probes.curves.ValidationLosses", "add"),
-        ("netdoctor.probes.curves.ValidationLosses", "flush"),
+        ("netdoctor.probes.curves.ValidationLosses", "settle"),
         ("netdoctor.probes.optimizers.Holdings", "of"),
         ("netdoctor.probes.schedule.Schedule", "tick"),
         ("netdoctor.monitor.Casebook", "update"),
@@ -451,6 +454,33 @@ def test_faults_inside_are_told_once(
     told = [skipped.reason for skipped in monitors[0].diagnose().skipped if not skipped.rule]
     assert len(told) == len(caplog.records)
     assert all("RuntimeError: a fault of netdoctor" in reason for reason in told)
+
+
+@pytest.mark.parametrize("name", ["ActivationProbe.rest", "Holdings.at_work", "Scalars.keep", "Origins.look"])
+def test_faults_between_the_samples_are_told(name: str, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def run(watching: Callable[..., Any] | None = None) -> list[float]:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+        monitor = watching(model) if watching else None
+        losses = []
+        for step in range(90):
+            loss = model(torch.ones(3, 4)).square().mean() * (torch.nan if step == 80 else 1)
+            if step == 30 and monitor is not None:
+                home = {"ActivationProbe": "activations", "Holdings": "optimizers", "Scalars": "scalars"}
+                monkeypatch.setattr(f"netdoctor.probes.{home.get(name.split('.')[0], 'origin')}.{name}", fault)
+            loss.backward()
+            losses.append(loss.item())
+            optimizer.zero_grad() if step == 80 else optimizer.step()
+        if monitor is not None:
+            monitor.close()
+        return losses
+
+    with caplog.at_level(logging.WARNING, "netdoctor"):
+        watched = run(lambda model: silent(model, every=29))
+    monkeypatch.undo()
+    assert np.array_equal(watched, run(), equal_nan=True)
+    assert len(caplog.records) >= 1
 
 
 def test_faulty_rule_is_told(caplog: pytest.LogCaptureFixture) -> None:

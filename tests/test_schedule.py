@@ -10,14 +10,15 @@ from netdoctor.probes.schedule import DENSE_STEPS, STARTUP_SECONDS, Schedule
 def run(schedule: Schedule, steps: int, step_seconds: float, sample_seconds: float) -> list[int]:
     """Steps that were sampled in a simulated training."""
     sampled, now = [], 100.0
-    schedule.tick(now, 0.0)
+    schedule.clock = lambda: now
+    schedule.tick(0.0)
     for step in range(1, steps + 1):
         own = 0.0
         if step >= schedule.sampling.next:
             own = sample_seconds
             sampled.append(step)
         now += step_seconds + own
-        schedule.tick(now, own)
+        schedule.tick(own)
         if own:
             schedule.sampling.done(step, own, schedule.step_seconds)
     return sampled
@@ -54,10 +55,21 @@ def test_a_fixed_interval_is_kept():
 def test_a_validation_pass_between_steps_does_not_change_the_step_time():
     schedule = Schedule(0.01, None)
     now = 0.0
+    schedule.clock = lambda: now
     for step in range(1, 40):
         now += 0.1 + (30.0 if step % 20 == 0 else 0.0)
-        schedule.tick(now, 0.0)
+        schedule.tick(0.0)
     assert schedule.step_seconds == pytest.approx(0.1)
+
+
+def test_a_stretch_of_steps_counts_as_their_mean():
+    schedule = Schedule(0.01, None)
+    times = iter((1.0, 1.1, 6.1))
+    schedule.clock = lambda: next(times)
+    for steps in (1, 1, 50):
+        schedule.tick(0.0, steps)
+    assert schedule.step_seconds == pytest.approx(0.1)
+    assert schedule.seconds == pytest.approx(5.1)
 
 
 def test_overhead_is_the_share_of_the_time():

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from netdoctor.history import History
+from netdoctor.probes.sampling import plain
+from netdoctor.probes.scalars import Scalar, Scalars
 from netdoctor.probes.targets import Targets
 from netdoctor.structure import Path
 
-Scalar = Tensor | float
 KINDS = {
     "cross_entropy": ("cross-entropy", "nll"),
     "nll_loss": ("nll", "cross-entropy"),
@@ -31,20 +31,25 @@ class TrainingLosses:
     Two optimizers that step after the same backward passes share a loss; one that has losses of its own (a GAN's
     generator and discriminator) gets a column of its own in the history.
 
+    On the CPU a loss is a number at once, elsewhere it stays a tensor.
+
+    Args:
+        scalars: Where the losses go.
+
     Attributes:
-        non_finite: Whether the last step's loss was NaN or Inf; known at once on the CPU.
+        non_finite: Whether the last step's loss was NaN or Inf; elsewhere than on the CPU, whether any loss was.
         scale: The gradient scaler's scale, None without one.
     """
 
-    def __init__(self) -> None:
-        self.non_finite = False
+    def __init__(self, scalars: Scalars) -> None:
         self.scale: Tensor | None = None
+        self._scalars = scalars
+        self._non_finite = False
         self._scaled = False
-        self._open: list[Tensor] = []
+        self._open: list[Scalar] = []
         self._stepping = self._stale = False
-        self._taken: list[Tensor] | None = None  # the list that the last step took
+        self._taken: list[Scalar] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
-        self._pending: list[tuple[int, str, str, Scalar]] = []  # step, statistic, column, value
         self._explicit: set[int] = set()  # steps whose loss the user gave
         self._targets = Targets()
 
@@ -53,18 +58,25 @@ class TrainingLosses:
         """Whether optimizers minimise different losses."""
         return len(self._columns) > 1
 
-    def add(self, loss: Tensor) -> None:
-        """`backward` is about to run from ``loss``."""
+    @property
+    def non_finite(self) -> bool:
+        return self._non_finite or self._scalars.non_finite
+
+    def add(self, loss: Tensor) -> Scalar | None:
+        """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
             self._open = []
             self._stale = False
         elif self._stepping:
-            return  # a closure that the optimizer calls again within one step
-        value = loss.detach()
+            return None  # a closure that the optimizer calls again within one step
+        value = loss.item() if loss.device.type == "cpu" and type(loss) is Tensor else plain(loss.detach())
+        if value is None:
+            return None
         if self._scaled and loss.grad_fn is not None:
             self.scale = loss.grad_fn._saved_other  # type: ignore[attr-defined]
-            value = value / self.scale
+            value = _unscaled(value, self.scale)
         self._open.append(value)
+        return value
 
     def targets(self, path: Path, step: int) -> None:
         """Read target statistics and the gradient scaler's scale from the loss's nodes."""
@@ -76,13 +88,13 @@ class TrainingLosses:
                 path = Path(path.nodes[1:])
                 if self.scale is None and self._open:  # the first loss was added before this was known
                     self.scale = other
-                    self._open[-1] = self._open[-1] / other
+                    self._open[-1] = _unscaled(self._open[-1], other)
         constant = self._targets.add(path)
         if constant is not None:
             parts = len(self._open)  # micro-batches so far: their losses are summed
-            self._pending.append((step, "constant_loss", "", constant * parts))
+            self._scalars.keep(step, "constant_loss", constant * parts)
         if self._targets.rms is not None:
-            self._pending.append((step, "target_rms", "", self._targets.rms))
+            self._scalars.keep(step, "target_rms", self._targets.rms)
 
     def before_step(self) -> None:
         """Any optimizer begins a step."""
@@ -100,13 +112,14 @@ class TrainingLosses:
         if column is None:
             column = self._columns[optimizer] = f"optimizer {len(self._columns) + 1}" if self._columns else ""
         if step in self._explicit:
+            self._explicit = {later for later in self._explicit if later > step}
             return
-        parts = [loss.reshape(()) for loss in self._open]
-        total: Scalar = parts[0] if len(parts) == 1 else torch.stack(parts).sum()
-        if isinstance(total, Tensor) and total.device.type == "cpu":
-            total = float(total)
-            self.non_finite = not math.isfinite(total)
-        self._pending.append((step, "loss", column, total))
+        total = self._open[0]
+        for part in self._open[1:]:
+            total = total + part
+        if not isinstance(total, Tensor):
+            self._non_finite = not math.isfinite(total)
+        self._scalars.keep(step, "loss", total, column)
 
     def observed(self, step: int, statistic: str, value: Scalar) -> None:
         """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""
@@ -114,70 +127,59 @@ class TrainingLosses:
             step += 1
         if statistic == "loss":
             self._explicit.add(step)
-            self._pending = [p for p in self._pending if p[:2] != (step, "loss")]
-        self._pending.append((step, statistic, "", value))
+            self._scalars.drop(step, "loss")
+        self._scalars.keep(step, statistic, value)
 
     def predicted(self, step: int, output: Tensor, target: Tensor) -> None:
         """A prediction and its target, where the loss does not show them."""
         constant = self._targets.observe(output.detach(), target.detach())
         if constant is not None:
-            self._pending.append((step, "constant_loss", "", constant))
+            self._scalars.keep(step, "constant_loss", constant)
 
-    def flush(self, history: History) -> None:
-        """Move everything kept so far into the history."""
-        waiting = [value.reshape(()).float() for *_, value in self._pending if isinstance(value, Tensor)]
-        if len({tensor.device for tensor in waiting}) > 1:
-            waiting = [tensor.cpu() for tensor in waiting]
-        arrived = iter(torch.stack(waiting).tolist() if waiting else ())
-        for step, statistic, column, value in self._pending:
-            number = next(arrived) if isinstance(value, Tensor) else value
-            history.record(step, statistic, [number], (column,))
-            if statistic == "loss" and not math.isfinite(number):
-                self.non_finite = True
-                history.record(step, "non_finite_loss", [1.0])
-        self._pending.clear()
-        self._explicit.clear()
 
-    @property
-    def waiting(self) -> int:
-        """Values kept and not yet in the history."""
-        return len(self._pending)
+def _unscaled(loss: Scalar, scale: Tensor) -> Scalar:
+    return loss / scale if isinstance(loss, Tensor) else loss / float(scale)
 
 
 class ValidationLosses:
-    """Losses computed without gradients between two training steps: one validation pass, averaged over its samples."""
+    """Losses computed without gradients between two training steps: one validation pass, averaged over its samples.
 
-    def __init__(self) -> None:
+    Args:
+        scalars: Where the mean of a pass goes.
+    """
+
+    def __init__(self, scalars: Scalars) -> None:
+        self.pending = False  # whether batches were added since the mean was last taken
+        self._scalars = scalars
+        self._step = 0
         self._passes: dict[str, list[tuple[Tensor, int]]] = {}
         self._explicit = False
-        self._given: list[tuple[int, Scalar]] = []
 
-    @property
-    def pending(self) -> bool:
-        """Whether a pass has not been moved into the history yet."""
-        return bool(self._passes or self._given)
-
-    def add(self, function: str, loss: Tensor, size: int) -> None:
-        """One batch of ``size`` samples was evaluated."""
-        if not self._explicit:
-            self._passes.setdefault(function, []).append((loss.detach(), size))
+    def add(self, step: int, function: str, loss: Tensor, size: int) -> None:
+        """One batch of ``size`` samples was evaluated after ``step`` optimizer steps."""
+        if self._explicit:
+            return
+        if step != self._step:
+            self._step, self._passes = step, {}
+        self.pending = True
+        self._passes.setdefault(function, []).append((loss.detach(), size))
 
     def observed(self, step: int, value: Scalar) -> None:
         """An explicit value; from now on only these count."""
-        self._explicit = True
+        self._explicit, self.pending = True, False
         self._passes.clear()
-        self._given.append((step, value))
+        self._scalars.keep(step, "val_loss", value)
 
-    def flush(self, history: History, step: int) -> None:
-        """Move the pass into the history: that of the training's own loss function, else of the first seen."""
-        for when, value in self._given:
-            history.record(when, "val_loss", [float(value)])
-        self._given.clear()
-        if self._passes:
-            kind = history.facts.loss.kind
-            matching = [name for name in self._passes if kind in KINDS.get(name, ())]
-            batches = self._passes[(matching or list(self._passes))[0]]
-            samples = sum(size for _, size in batches)
-            total = sum(float(loss.float().mean()) * size for loss, size in batches)
-            self._passes.clear()
-            history.record(step, "val_loss", [total / samples if samples else float("nan")])
+    def settle(self, kind: str) -> None:
+        """Take the mean of the pass so far: that of the training's own loss function, else of the first seen.
+
+        Args:
+            kind: Of the training's loss.
+        """
+        self.pending = False
+        matching = [name for name in self._passes if kind in KINDS.get(name, ())]
+        batches = self._passes[(matching or list(self._passes))[0]]
+        samples = sum(size for _, size in batches)
+        if samples:
+            total = torch.stack([loss.float().mean() * size for loss, size in batches]).sum()
+            self._scalars.keep(self._step, "val_loss", total / samples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
@@ -78,6 +79,23 @@ def wrap_closure(args: tuple[Any, ...], kwargs: dict[str, Any], then: Callable[[
     return (args[0], watched, *args[2:]), kwargs
 
 
+@dataclass(eq=False)
+class Holding:
+    """An optimizer that was met.
+
+    Attributes:
+        optimizer: The optimizer.
+        names: Group of each of the model's parameters that it holds; empty for one of another model.
+        groups: Param groups looked at so far.
+        step: The latest step of the model in which it took part; set by whoever counts them.
+    """
+
+    optimizer: weakref.ref[Optimizer]
+    names: dict[str, int] = field(default_factory=dict)
+    groups: int = 0
+    step: int = 0
+
+
 class Holdings:
     """Which optimizers hold parameters of the model, found by the identity of the parameters.
 
@@ -92,30 +110,34 @@ class Holdings:
         self.elsewhere = 0
         self.held: dict[str, int] = {}
         self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
-        self._known: dict[int, tuple[weakref.ref[Optimizer], int, dict[str, int]]] = {}
+        self._known: dict[int, Holding] = {}
 
-    def of(self, optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, int]:
-        """Group of each of the model's parameters that ``optimizer`` holds; empty for one of another model.
+    def of(self, optimizer: Optimizer, names: Mapping[int, str]) -> Holding:
+        """What ``optimizer`` holds.
 
         Args:
             optimizer: The optimizer that steps.
             names: Name of each of the model's parameters by ``id``.
         """
-        reference, size, held = self._known.get(id(optimizer), (None, 0, {}))
-        if reference is None or reference() is not optimizer:  # new, perhaps where another one was
-            size, held = 0, {}
-        elif size == len(optimizer.param_groups):
-            return held
-        for index, group in enumerate(optimizer.param_groups[size:], start=size):
+        known = self._known.get(id(optimizer))
+        if known is None or known.optimizer() is not optimizer:  # new, perhaps where another one was
+            known = self._known[id(optimizer)] = Holding(weakref.ref(optimizer))
+        elif known.groups == len(optimizer.param_groups):
+            return known
+        for index, group in enumerate(optimizer.param_groups[known.groups :], start=known.groups):
             mine = [names[id(p)] for p in group["params"] if id(p) in names]
             if mine:
-                held.update(dict.fromkeys(mine, len(self.groups)))
-                self.held.update(held)
+                known.names.update(dict.fromkeys(mine, len(self.groups)))
+                self.held.update(known.names)
                 self.groups.append(_describe(optimizer, index))
                 self._sources.append((weakref.ref(optimizer), index))
-        self.elsewhere += not held
-        self._known[id(optimizer)] = (weakref.ref(optimizer), len(optimizer.param_groups), held)
-        return held
+        self.elsewhere += not known.names
+        known.groups = len(optimizer.param_groups)
+        return known
+
+    def at_work(self, since: int) -> list[Holding]:
+        """Those that hold parameters, still exist, and took part in a step after ``since``."""
+        return [k for k in self._known.values() if k.names and k.step > since and k.optimizer() is not None]
 
     def learning_rates(self) -> list[float]:
         """The learning rate now of each group in ``groups``; NaN for an optimizer that is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,6 +23,44 @@ SAVED_INPUTS = {  # saved argument -> its place among the node's inputs
     "_saved_tensor2": (2,),
     "_saved_exponent": (1,),
 }
+
+
+class Origins:
+    """Traces losses back that are NaN or Inf: the first of each stretch of them, a few times in a run.
+
+    Args:
+        parameters: Of the model, by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._parameters = parameters
+        self._left = 8  # a run that falls ill again and again is told nothing new
+        self._lost = False  # whether the last loss was NaN or Inf
+
+    def clear(self) -> None:
+        """The last loss was finite."""
+        self._lost = False
+
+    def look(self, loss: Tensor, value: Tensor | float, step: int) -> NonFinite | None:
+        """Where the NaN or Inf in ``loss`` came from; None where it is finite or another one in the same stretch.
+
+        Args:
+            loss: On which `backward` is about to be called.
+            value: Its value; a tensor is read, which waits for its device.
+            step: Optimizer step that it belongs to.
+        """
+        if self._left <= 0:
+            return None
+        before, self._lost = self._lost, not math.isfinite(value)
+        if isinstance(value, Tensor):
+            self._left = 0  # a second look would wait again
+        if before or not self._lost:
+            return None
+        self._left -= 1
+        try:
+            return locate(loss, step, self._parameters)
+        except Exception:  # noqa: BLE001  # graphs may hold anything; then the origin stays unknown
+            return NonFinite(step)
 
 
 def locate(loss: Tensor, step: int, parameters: Mapping[str, Tensor]) -> NonFinite:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ RUN = 16  # neighbouring units taken together: one cache line of float32
 
 @dataclass(frozen=True)
 class Cut:
-    """At most ROWS x UNITS elements spread evenly over a tensor: a strided view of it and of the slot it goes to."""
+    """Elements spread evenly over a tensor: a strided view of it and of the slot they go to."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -29,11 +29,13 @@ class Cut:
 
 
 @lru_cache(maxsize=4096)
-def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
+def cut(
+    shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int, most_rows: int = ROWS, most_units: int = UNITS
+) -> Cut:
     """The cut of a tensor of that shape and stride; ``unit_axis`` runs over units, the other axes over samples.
 
-    The sample axes are doubled in turn, the batch first, until ROWS samples are reached. Each index stands in the
-    middle of its interval, so that neither the first token nor the image's corner is preferred.
+    The sample axes are doubled in turn, the batch first, until ``most_rows`` samples are reached. Each index stands in
+    the middle of its interval, so that neither the first token nor the image's corner is preferred.
     """
     if not shape:
         return Cut((1, 1), (0, 0), 0, (0, 0), 1, 1)
@@ -46,19 +48,19 @@ def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
     while grown:
         grown = False
         for axis in samples:
-            if rows * 2 <= ROWS and counts[axis] * 2 <= shape[axis]:
+            if rows * 2 <= most_rows and counts[axis] * 2 <= shape[axis]:
                 counts[axis] *= 2
                 rows *= 2
                 grown = True
     if samples:
         others = rows // counts[samples[0]]
-        counts[samples[0]] = min(shape[samples[0]], ROWS // others)
+        counts[samples[0]] = min(shape[samples[0]], most_rows // others)
         rows = others * counts[samples[0]]
-    units = counts[unit_axis] = min(shape[unit_axis], UNITS)
+    units = counts[unit_axis] = min(shape[unit_axis], most_units)
     size: list[int] = []
     source: list[int] = []
     target: list[int] = []
-    offset, place = 0, ROWS * UNITS if not samples else rows * UNITS
+    offset, place = 0, rows * most_units
     for axis in (*samples, unit_axis):
         count, extent = counts[axis], shape[axis]
         place = 1 if axis == unit_axis else place // count
@@ -79,46 +81,45 @@ def cut(shape: tuple[int, ...], stride: tuple[int, ...], unit_axis: int) -> Cut:
 
 
 class Samples:
-    """One row of ROWS x UNITS float32 elements for each slot, zero where a tensor was smaller.
+    """At most ``most_rows`` x ``most_units`` float32 elements for each slot, zero where a tensor was smaller.
 
     Tensors on several devices are kept apart; most models use one.
+
+    Attributes:
+        values: [slots, most_rows, most_units] on each device.
+        rows: Sampled rows of each slot; a new array where one of them changes.
+        units: Sampled units of each slot, likewise.
+        filled: Which slots hold a sample of this step.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, most_rows: int = ROWS, most_units: int = UNITS) -> None:
         self.slots = slots
+        self._most = most_rows, most_units
         self.values: dict[torch.device, Tensor] = {}
         self.rows: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.filled: NDArray[np.bool_] = np.zeros(slots, np.bool_)
+        self._forms: list[tuple[Any, ...] | None] = [None] * slots  # of the tensor stored last: shape, stride, device
         self._cuts: list[Cut | None] = [None] * slots
         self._targets: list[Tensor | None] = [None] * slots
 
     def store(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> None:
-        """Copy a sample of ``tensor`` (floating point, strided, any shape, detached) into its slot."""
-        pair = self._pair(slot, tensor, unit_axis)
+        """Copy a sample of ``tensor`` (floating point, strided, any shape) into its slot; without gradients only."""
+        pair = self.pair(slot, tensor, unit_axis)
         if pair is not None:
             pair[0].copy_(pair[1])
 
-    def store_all(self, tensors: Sequence[Tensor | None], unit_axis: int = -1) -> None:
-        """Copy a sample of each slot's tensor in one call; slots with None keep what they have."""
-        with torch.no_grad():
-            pairs = [
-                pair
-                for slot, tensor in enumerate(tensors)
-                if tensor is not None and (pair := self._pair(slot, tensor, unit_axis)) is not None
-            ]
-            if pairs:
-                torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
-
-    def _pair(self, slot: int, tensor: Tensor, unit_axis: int) -> tuple[Tensor, Tensor] | None:
-        """Views of the slot and of the tensor that have the same shape; None for an empty tensor."""
-        where = cut(tensor.shape, tensor.stride(), unit_axis)
-        target = self._targets[slot]
-        if where is not self._cuts[slot] or target is None or target.device != tensor.device:
-            target = self._prepare(slot, where, tensor.device)
-        self.filled[slot] = where.rows > 0
-        if not where.rows:
+    def pair(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> tuple[Tensor, Tensor] | None:
+        """Views of the slot and of the tensor, to be copied at once; None for an empty tensor."""
+        form = (tensor.shape, tensor.stride(), tensor.device, unit_axis)
+        if form != self._forms[slot]:
+            self._prepare(slot, cut(*form[:2], unit_axis, *self._most), tensor.device)
+            self._forms[slot] = form
+        where, target = self._cuts[slot], self._targets[slot]
+        if where is None or target is None or not where.rows:
+            self.filled[slot] = False
             return None
+        self.filled[slot] = True
         return target, tensor.as_strided(where.size, where.stride, tensor.storage_offset() + where.offset)
 
     def on(self, device: torch.device) -> NDArray[np.bool_]:
@@ -131,15 +132,16 @@ class Samples:
         """Forget what was stored; the buffers stay."""
         self.filled[:] = False
 
-    def _prepare(self, slot: int, where: Cut, device: torch.device) -> Tensor:
+    def _prepare(self, slot: int, where: Cut, device: torch.device) -> None:
         values = self.values.get(device)
         if values is None:
-            values = self.values[device] = torch.zeros(self.slots, ROWS, UNITS, device=device)
+            values = self.values[device] = torch.zeros(self.slots, *self._most, device=device)
         values[slot].zero_()
         target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
         self._cuts[slot], self._targets[slot] = where, target
-        self.rows[slot], self.units[slot] = where.rows, where.units
-        return target
+        if (self.rows[slot], self.units[slot]) != (where.rows, where.units):
+            self.rows, self.units = self.rows.copy(), self.units.copy()
+            self.rows[slot], self.units[slot] = where.rows, where.units
 
 
 def first_tensor(value: object) -> Tensor | None:
@@ -162,13 +164,16 @@ def first_tensor(value: object) -> Tensor | None:
 
 
 def plain(tensor: Tensor) -> Tensor | None:
-    """The detached local strided tensor behind ``tensor``: a shard of a DTensor, None for sparse and nested ones."""
+    """The local strided tensor behind ``tensor``: a shard of a DTensor, None for sparse and nested ones.
+
+    It is not detached: what is done with it is done without gradients.
+    """
     if type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided:
-        return None if tensor.is_meta or not tensor.is_floating_point() else tensor.detach()
+        return None if tensor.is_meta or not tensor.is_floating_point() else tensor
     to_local = getattr(tensor, "to_local", None)
     if to_local is not None:
         tensor = to_local()
     usable = (
         tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta and tensor.is_floating_point()
     )
-    return tensor.detach() if usable else None
+    return tensor if usable else None

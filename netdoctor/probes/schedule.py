@@ -60,13 +60,14 @@ class Schedule:
         self._durations: deque[float] = deque(maxlen=33)
         self._last = 0.0
 
-    def tick(self, now: float, own: float) -> None:
-        """A step ended at ``now`` on the clock, of which netdoctor took ``own`` seconds."""
+    def tick(self, own: float, steps: int = 1) -> None:
+        """So many steps ended just now, of which netdoctor took ``own`` seconds."""
+        now = self.clock()
         if not self._last:
             self.seconds += own  # how long the first step took is not known
         else:
             self.seconds += now - self._last
-            self._durations.append(max(now - self._last - own, 0.0))
+            self._durations.append(max(now - self._last - own, 0.0) / steps)
         self._last = now
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from netdoctor.probes.sampling import Samples, plain
@@ -54,8 +55,9 @@ class StrayPasses:
 
     def _sample(self) -> Samples:
         samples = Samples(len(self._parameters))
-        for slot, parameter in enumerate(self._parameters):
-            local = plain(parameter)
-            if local is not None and local.is_floating_point():
-                samples.store(slot, local, 0)
+        with torch.no_grad():
+            for slot, parameter in enumerate(self._parameters):
+                local = plain(parameter)
+                if local is not None:
+                    samples.store(slot, local, 0)
         return samples

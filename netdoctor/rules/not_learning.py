@@ -83,7 +83,7 @@ def _overfit_one_batch(facts: Facts) -> Remedy:
         "    optimizer.zero_grad()\n"
         "    loss.backward()\n"
         "    optimizer.step()\n"
-        "print(float(loss))  # near 0: model, loss and optimizer work; look at the data",
+        "print(loss.item())  # near 0: model, loss and optimizer work; look at the data",
         source="Karpathy 2019, A Recipe for Training Neural Networks, step 2",
         effect="tells a fault of the program (loss, zero_grad, dead layers, learning rate) from one of the data",
     )

@@ -1,0 +1,269 @@
+"""Activations of the watched layers and the gradients at their outputs, on sampled steps."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import get_ident
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from netdoctor.facts import WEIGHTED, Layer
+from netdoctor.probes.anatomy import unit_axis
+from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
+from netdoctor.probes.reductions import reduce_layers, reduce_squares
+from netdoctor.probes.sampling import Samples, first_tensor, plain
+from netdoctor.probes.transfer import Transfer
+from netdoctor.statistics import SATURATION, Mask
+from netdoctor.structure import Node
+
+
+@dataclass(frozen=True)
+class LayerSample:
+    """What one sampled step tells of the layers, perhaps still on its way from the device.
+
+    Attributes:
+        rows: Sampled rows of each slot, 0 where it was not filled; the slots of the layers, then those of inputs.
+        units: Sampled units of each slot.
+        gradients: Sampled elements of the gradient at each layer's output.
+        sources: Slot that holds the input of each layer, -1 where it was not seen.
+        parts: For each device: which slots were sampled there, what `reduce_layers` made of them, and `reduce_squares`
+            of the gradients.
+    """
+
+    rows: NDArray[np.int64]
+    units: NDArray[np.int64]
+    gradients: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    parts: tuple[tuple[Mask, Transfer, Transfer], ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the numbers have arrived on the host."""
+        return all(sums.ready and squares.ready for _, sums, squares in self.parts)
+
+
+class ActivationProbe:
+    """Activations of the watched layers and the gradients at their outputs, on sampled steps.
+
+    Args:
+        modules: Module of each layer by name.
+        layers: Their facts, in the same order: a layer's place is its slot.
+        fail: Called with an exception that happened in here; sampling stops for good.
+
+    Attributes:
+        on: Whether this step is sampled; an instance attribute that every hook reads.
+        passes: Forward passes of the root so far, those in rest left out.
+        counting: Whether passes are counted in rest too.
+        thread: Which thread trains the model: the one that ran the last of them.
+        spent: Seconds spent in the hooks since it was last reset.
+        layers: Their facts; a layer's place is its slot.
+        order: Slots in order of execution.
+        nodes: Autograd node of each layer's output, kept only while ``tracing``.
+    """
+
+    def __init__(
+        self, modules: dict[str, nn.Module], layers: tuple[Layer, ...], fail: Callable[[str, Exception], None]
+    ) -> None:
+        self.on = False
+        self.tracing = True
+        self.passes = 0
+        self.last_pass_with_gradients = True
+        self.thread = get_ident()
+        self.spent = 0.0
+        self.order: list[int] = []
+        self.nodes: dict[Node, int] = {}
+        self.input_floating: bool | None = None
+        self.batch = 0
+        self._fail = fail
+        self.layers = layers
+        self.counting = False
+        self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
+        self._hooks: list[ForwardHook | PassHook] = []
+        self._handles: list[RemovableHandle | None] = []
+        self._resting = False
+        self._axes = [unit_axis(layer.kind, modules[layer.name]) for layer in layers]
+        self._axis_of_shape: dict[torch.Size, int] = {}
+        self._pass_of = [-1] * len(layers)  # the pass of this step that was sampled; kept until the next sampled step
+        self._met = [False] * len(layers)
+        self._input_slots: dict[int, int] = {}
+        for slot, layer in enumerate(layers):
+            if layer.kind in WEIGHTED or layer.kind in ("norm", "other"):
+                self._input_slots[slot] = len(layers) + len(self._input_slots)
+        self._sources = np.full(len(layers), -1)  # slot that holds the input of each layer
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # id -> tensor, version, slot
+        self.activations = Samples(len(layers) + len(self._input_slots))
+        self.gradients = Samples(len(layers))
+        self._limits: dict[int, float] = {}  # slot -> bound of its elements, of those that feed a bounded nonlinearity
+        self._bounds: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def attach(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
+        """Install one hook on each layer and one on the root."""
+        own = [modules[layer.name] for layer in self.layers]
+        self._modules = [weakref.ref(module) for module in (*own, model)]
+        self._hooks = [*(ForwardHook(self, slot) for slot in range(len(own))), PassHook(self)]
+        self._handles = [None] * len(self._hooks)
+        self._install()
+
+    def rest(self) -> None:
+        """Take off the hooks until the next sampled step; those that torch.compile has taken in stay."""
+        for place, handle in enumerate(self._handles):
+            seen = self.passes if place == len(self.layers) else self._met[place]  # eager: compiled ones are not
+            if handle is not None and seen and not (self.counting and place == len(self.layers)):
+                handle.remove()
+                self._handles[place] = None
+        self._resting = True
+
+    def keep_counting(self) -> bool:
+        """Count the passes in rest too, from now on; whether they were counted up to now."""
+        counted, self.counting = self.counting or not self._resting, True
+        if not counted:
+            self._install()
+        return counted
+
+    def _install(self) -> None:
+        """Put the hooks on that are off: in rest, that of the root alone."""
+        for place, reference in enumerate(self._modules):
+            wanted = not self._resting or place == len(self.layers)
+            module = reference() if wanted and self._handles[place] is None else None
+            if module is not None:
+                self._handles[place] = module.register_forward_hook(self._hooks[place])
+
+    def detach(self) -> None:
+        """Remove every hook for good; the user's own stay."""
+        self.on = False
+        for handle in self._handles:
+            if handle is not None:
+                handle.remove()
+        self._modules, self._hooks, self._handles = [], [], []
+        self.nodes.clear()
+
+    def forward(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Sample one call of a layer: the first of each forward pass; a later pass replaces an earlier one."""
+        start = perf_counter()
+        try:
+            if (
+                self._pass_of[slot] != self.passes
+                and torch.is_grad_enabled()
+                and torch._C._current_graph_task_id() == -1  # else a checkpoint's second forward
+                and not torch.compiler.is_compiling()
+                and torch._C._get_tracing_state() is None  # else of torch.jit.trace
+                and not getattr(module, "_is_replica", False)
+                and torch._C._functorch.peek_interpreter_stack() is None
+            ):
+                torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
+                try:
+                    self._sample(slot, args, output)
+                finally:
+                    torch._C._set_grad_enabled(True)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
+            self._fail("activations", error)
+        self.spent += perf_counter() - start
+
+    def backward(self, slot: int, gradient: Tensor, axis: int) -> None:
+        """Sample the gradient at a layer's output."""
+        start = perf_counter()
+        try:
+            local = plain(gradient)
+            if self.on and local is not None:
+                with torch.no_grad():  # create_graph=True
+                    self.gradients.store(slot, local, axis)
+        except Exception as error:  # noqa: BLE001
+            self._fail("activation gradients", error)
+        self.spent += perf_counter() - start
+
+    def _sample(self, slot: int, args: tuple[Any, ...], output: Any) -> None:
+        given = first_tensor(args)
+        if not self.order and args:
+            leaf = args[0] if isinstance(args[0], Tensor) else given
+            if leaf is not None:
+                self.input_floating = leaf.is_floating_point()
+                self.batch = leaf.shape[0] if leaf.ndim else 0
+        if given is not None and slot in self._input_slots:
+            self._sample_input(slot, given)
+        produced = first_tensor(output)
+        local = None if produced is None else plain(produced)
+        if produced is None or local is None:
+            return
+        if not self._met[slot]:
+            self._met[slot] = True
+            self.order.append(slot)
+        self._pass_of[slot] = self.passes
+        axis = self._axis(slot, local)
+        self.activations.store(slot, local, axis)
+        self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
+        if produced.requires_grad:
+            if self.tracing and produced.grad_fn is not None:
+                self.nodes.setdefault(produced.grad_fn, slot)  # a container's output is its last layer's
+            if self.layers[slot].kind in WEIGHTED:  # what nonlinearities and norms get, the layer before gets too
+                produced.register_hook(GradientHook(self, slot, axis))
+
+    def _sample_input(self, slot: int, given: Tensor) -> None:
+        seen = self._seen.get(id(given))
+        if seen is not None and seen[0]() is given and seen[1] == given._version:
+            self._sources[slot] = seen[2]  # the output of the layer before, sampled already
+            return
+        local = plain(given)
+        if local is not None:
+            axis = self._axes[slot]
+            axis = -1 if axis is None or local.ndim <= axis else axis
+            self.activations.store(self._input_slots[slot], local, axis)
+            self._sources[slot] = self._input_slots[slot]
+
+    def _axis(self, slot: int, output: Tensor) -> int:
+        """Dimension over units: the layer's own, else that of the last layer with an output of this shape."""
+        axis = self._axes[slot]
+        if axis is None:
+            return self._axis_of_shape.get(output.shape, 1 if output.ndim >= 4 else -1)
+        axis = -1 if output.ndim <= axis else axis
+        self._axis_of_shape[output.shape] = axis
+        return axis
+
+    def begin(self, on: bool) -> None:
+        """Start a step, sampled or not."""
+        if on:
+            self._pass_of = [-1] * len(self.layers)  # a model whose methods are called has no passes to count
+            if self._resting:
+                self._resting = False
+                self._install()
+        self.activations.clear()
+        self.gradients.clear()
+        self._sources[:] = -1
+        self._seen.clear()
+        self.on = on
+
+    def bind(self, layers: tuple[Layer, ...]) -> None:
+        """Take over what the graph told of the layers: the nonlinearities decide where saturation is counted."""
+        known = {layer.name: SATURATION.get(layer.nonlinearity) for layer in layers}
+        limits = {slot: known.get(layer.name) for slot, layer in enumerate(self.layers)}
+        self._limits = {slot: limit for slot, limit in limits.items() if limit is not None}
+        self._bounds.clear()
+
+    def reduce(self) -> LayerSample:
+        """Reduce what the hooks sampled to sums, and send these on their way to the host."""
+        rows = np.where(self.activations.filled, self.activations.rows, 0)
+        gradients = np.where(self.gradients.filled, self.gradients.rows * self.gradients.units, 0)
+        parts = tuple(
+            (
+                self.activations.on(device),
+                Transfer(reduce_layers(values, self._bounds_on(device))),
+                Transfer(reduce_squares(self.gradients.values.get(device, values[:0]))),
+            )
+            for device, values in self.activations.values.items()
+        )
+        return LayerSample(rows, self.activations.units, gradients, self._sources.copy(), parts)
+
+    def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        if not self._limits:
+            return None
+        if device not in self._bounds:
+            slots, limits = list(self._limits), list(self._limits.values())
+            self._bounds[device] = torch.tensor(slots, device=device), torch.tensor(limits, device=device)
+        return self._bounds[device]

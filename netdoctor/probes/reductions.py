@@ -1,0 +1,62 @@
+"""One batched pass on the device that reduces the samples of all slots to sums.
+
+Padding is zero and every sum ignores zeros, so slots may be filled to different extents. Sums are taken in float64:
+float32 would lose the std of data on an offset, and overflow or vanish on the squares of extreme gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def reduce_layers(values: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Sums of each slot, [slots, 5 + units] in the order of `statistics.LayerSums.FIELDS`, then ``unit_high``.
+
+    Args:
+        values: [slots, rows, units], zero-padded.
+        bounds: Indices of the slots whose elements are bounded, and the bound of each; None where no slot is.
+    """
+    double = _double(values)
+    unit_sums = values.sum(1, dtype=double)
+    unit_high = values.amax(1)
+    high = torch.maximum(unit_high.amax(1), -values.amin(1).amin(1))
+    squares = _norms(values).square()
+    beyond = torch.full_like(squares, torch.nan)
+    if bounds is not None:
+        slots, limits = bounds
+        beyond[slots] = (values[slots].abs() > limits[:, None, None]).sum((1, 2)).to(double)
+    columns = torch.stack((unit_sums.sum(1), squares, unit_sums.square().sum(1), high.to(double), beyond), 1)
+    return torch.cat((columns, unit_high.to(double)), 1)
+
+
+def reduce_squares(values: Tensor) -> Tensor:
+    """Sum of squares of each slot, [slots], of [slots, rows, units]."""
+    return _norms(values).square()
+
+
+def reduce_parameters(values: Tensor, order: Sequence[int]) -> Tensor:
+    """Sums of each parameter, [8, parameters] in the order of `statistics.ParameterSums.FIELDS`.
+
+    Args:
+        values: [5, parameters, rows, units], zero-padded.
+        order: Where in it these are: the parameter, its update, its gradient before and after clipping, and the step
+            before's gradient.
+    """
+    double = _double(values)
+    rows = values[order[0]].sum(2, dtype=double)
+    product = (values[order[3]] * values[order[4]]).sum((1, 2), dtype=double)
+    squares = _norms(values.flatten(0, 1)).square().view(values.shape[:2])
+    others = torch.stack((product, rows.sum(1), rows.square().sum(1)))
+    return torch.cat((*(squares[place, None] for place in order), others))
+
+
+def _double(values: Tensor) -> torch.dtype:
+    return torch.float32 if values.device.type == "mps" else torch.float64
+
+
+def _norms(values: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=_double(values))
+    return norms
