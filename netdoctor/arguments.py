@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -12,18 +11,10 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from netdoctor.reporters import Reporter
-from netdoctor.reporters.console import Console
+from netdoctor.reporters.by_name import named_reporter
 from netdoctor.rules import ALL
 from netdoctor.rules.base import Rule
-
-
-def _html() -> Reporter:
-    from netdoctor.reporters.html import Html  # not before it is asked for
-
-    return Html()
-
-
-REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console, "html": _html}
+from netdoctor.spelling import nearest
 
 
 def check_model(model: object) -> None:
@@ -56,13 +47,6 @@ def prediction(output: object, target: object) -> tuple[Tensor, Tensor]:
         given = f"{type(output).__name__} and {type(target).__name__}"
         raise TypeError(f"output and target are two tensors that belong together, not {given}")
     return output, target
-
-
-def nearest(given: str, allowed: Iterable[str], what: str) -> ValueError:
-    options = sorted(allowed)
-    close = difflib.get_close_matches(given, options, 1, 0.4)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"no {what} {given!r}.{hint} Allowed: {', '.join(options)}")
 
 
 def chosen_rules(rules: Iterable[str | Rule] | None, ignore: Iterable[str]) -> tuple[Rule, ...]:
@@ -111,9 +95,7 @@ def chosen_reporters(reporters: Iterable[str | Reporter] | None) -> tuple[Report
     chosen: list[Reporter] = []
     for given in ("console",) if reporters is None else reporters:
         if isinstance(given, str):
-            if given not in REPORTERS:
-                raise nearest(given, REPORTERS, "reporter")
-            chosen.append(REPORTERS[given]())
+            chosen.append(named_reporter(given))
         elif callable(getattr(given, "report", None)) and callable(getattr(given, "close", None)):
             chosen.append(given)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from netdoctor.findings import Diagnosis, Finding
 from netdoctor.reporters import Change
@@ -49,6 +50,23 @@ class Casebook:
         """Those that last."""
         return tuple(case.finding for case in self._cases if not case.resolved)
 
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain values, for JSON."""
+        return [
+            {"finding": case.finding.to_dict(), "explains": sorted(case.explains), "resolved": case.resolved}
+            for case in self._cases
+        ]
+
+    @classmethod
+    def from_list(cls, cases: list[dict[str, Any]]) -> Casebook:
+        """The inverse of `to_list`, from parsed JSON; how long a finding has been absent starts anew."""
+        book = cls()
+        for entry in cases:
+            case = book._open(Finding.from_dict(entry["finding"]), set(entry["explains"]))
+            if entry["resolved"]:
+                book._resolve(case)
+        return book
+
     def update(self, diagnosis: Diagnosis) -> tuple[Change, ...]:
         """The news in a diagnosis: raised and worsened findings in its order, then resolved ones."""
         present: dict[str, Finding] = {}
@@ -84,11 +102,14 @@ class Casebook:
         if cause is not None:
             cause.explains |= symptoms
             return None
+        return Change("raised", finding, self._open(finding, symptoms).number)
+
+    def _open(self, finding: Finding, explains: set[str]) -> _Case:
         before = sum(known.finding.rule == finding.rule for known in self._cases)
-        case = _Case(finding, len(self._cases) + 1, PATIENCE * 2**before, explains=symptoms)
+        case = _Case(finding, len(self._cases) + 1, PATIENCE * 2**before, explains=explains)
         self._cases.append(case)
         self._active[finding.rule] = case
-        return Change("raised", finding, case.number)
+        return case
 
     def _cause(self, finding: Finding) -> _Case | None:
         for case in self._active.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -34,6 +35,23 @@ class Reading:
     unit: str = ""
     steps: tuple[int, int] = (0, 0)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "value": _number(self.value),
+            "bound": None if self.bound is None else _number(self.bound),
+            "unit": self.unit,
+            "steps": [int(step) for step in self.steps],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Reading:
+        """The inverse of `to_dict`."""
+        bound, (first, last) = data["bound"], data["steps"]
+        number = None if bound is None else float(bound)
+        return cls(str(data["name"]), float(data["value"]), number, str(data["unit"]), (int(first), int(last)))
+
 
 @dataclass(frozen=True)
 class Remedy:
@@ -57,6 +75,21 @@ class Remedy:
     def applicable(self) -> bool:
         """Whether `apply` can carry the remedy out."""
         return self.treatment is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the treatment itself is left out."""
+        return {
+            "action": self.action,
+            "code": self.code,
+            "source": self.source,
+            "effect": self.effect,
+            "applicable": self.applicable,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Remedy:
+        """The inverse of `to_dict`, without a treatment."""
+        return cls(str(data["action"]), str(data["code"]), str(data["source"]), str(data["effect"]))
 
     def apply(self, model: Any, optimizer: Any = None) -> object:
         """Carry the remedy out in place on ``model`` (a ``torch.nn.Module``) and its ``optimizer``.
@@ -100,6 +133,10 @@ class Skipped:
     reason: str
     rule: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"rule": self.rule, "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -133,6 +170,35 @@ class Finding:
 
         return finding_html(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers that JSON lacks are the strings "NaN", "Infinity" and "-Infinity"."""
+        return {
+            "rule": self.rule,
+            "severity": self.severity.name,
+            "step": int(self.step),
+            "message": self.message,
+            "layers": list(self.layers),
+            "readings": [reading.to_dict() for reading in self.readings],
+            "confidence": _number(self.confidence),
+            "remedies": [remedy.to_dict() for remedy in self.remedies],
+            "symptoms": [symptom.to_dict() for symptom in self.symptoms],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Finding:
+        """The inverse of `to_dict`, but that remedies cannot be applied: the model is not there."""
+        return cls(
+            rule=str(data["rule"]),
+            severity=Severity[data["severity"]],
+            step=int(data["step"]),
+            message=str(data["message"]),
+            layers=tuple(map(str, data["layers"])),
+            readings=tuple(Reading.from_dict(reading) for reading in data["readings"]),
+            confidence=float(data["confidence"]),
+            remedies=tuple(Remedy.from_dict(remedy) for remedy in data["remedies"]),
+            symptoms=tuple(cls.from_dict(symptom) for symptom in data["symptoms"]),
+        )
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -158,3 +224,22 @@ class Diagnosis:
         from netdoctor.notebook import diagnosis_html
 
         return diagnosis_html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, as in `Finding.to_dict`."""
+        return {
+            "step": int(self.step),
+            "healthy": self.healthy,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "skipped": [skipped.to_dict() for skipped in self.skipped],
+        }
+
+
+def _number(value: float) -> float | str:
+    """What JSON can hold: NaN and the infinities by name, so that ``float()`` gives them back."""
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return number

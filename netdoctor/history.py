@@ -239,10 +239,12 @@ class History:
 
     Attributes:
         facts: What is known beside the numbers.
+        context: What was found in the run and how it was watched, as `netdoctor.reopening` keeps it; plain values.
     """
 
     def __init__(self, facts: Facts | None = None) -> None:
         self.facts = facts if facts is not None else Facts()
+        self.context: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
 
     def __repr__(self) -> str:
@@ -370,6 +372,7 @@ class History:
             "format": FORMAT,
             "version": VERSION,
             "facts": self.facts.to_dict(),
+            "context": self.context,
             "tables": [
                 {
                     "statistic": statistic,
@@ -381,7 +384,7 @@ class History:
                 for statistic, table in self._tables.items()
             ],
         }
-        arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header, default=_plain).encode(), np.uint8)}
         for i, table in enumerate(self._tables.values()):
             arrays |= {f"{i}.steps": table.steps, f"{i}.values": table.values, f"{i}.state": table._state}
         beside = path.with_name(path.name + ".tmp")
@@ -429,6 +432,7 @@ class History:
                     f"to {VERSION}; upgrade with pip install -U netdoctor-torch"
                 )
             history = cls(Facts.from_dict(header["facts"]))
+            history.context = dict(header.get("context", {}))
             for i, entry in enumerate(header["tables"]):
                 table = Table(entry["columns"], bool(entry["averaged"]))
                 table.stride, table._seen = int(entry["stride"]), int(entry["seen"])
@@ -458,6 +462,11 @@ def _validate(table: Table) -> None:
         raise ValueError("columns of a table must be different names")
     if table.stride < 1 or table.stride & (table.stride - 1) or not rows <= table._seen <= rows * table.stride:
         raise ValueError("stride and number of points of a table contradict each other")
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON has no form for: numpy's numbers are numbers."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _finite(columns: Sequence[str], values: NDArray[Any]) -> dict[str, float]:

@@ -15,13 +15,16 @@ from torch.optim import Optimizer
 
 from netdoctor import arguments
 from netdoctor.casebook import Casebook
+from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
 from netdoctor.findings import Diagnosis, Finding, Skipped
 from netdoctor.history import History
 from netdoctor.probes.anatomy import watched_modules
 from netdoctor.probes.schedule import Schedule
 from netdoctor.recorder import Recorder
+from netdoctor.reopening import context
 from netdoctor.reporters import Change, Report, Reporter
+from netdoctor.reporters.run_file import save_aside
 from netdoctor.rules.base import Rule
 
 log = logging.getLogger("netdoctor")
@@ -71,6 +74,8 @@ def watch(
         Schedule(arguments.checked_budget(budget), arguments.checked_every(every)),
     )
     _monitors[model] = monitor
+    for told in on_watch:
+        told(monitor)
     return monitor
 
 
@@ -88,7 +93,7 @@ class Monitor:
     ) -> None:
         self.closed = False
         self._rules = rules
-        self._reporters = reporters
+        self._delivery = Delivery(reporters)
         self._schedule = schedule
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
@@ -119,6 +124,11 @@ class Monitor:
         """Share of the training time that netdoctor took so far (0.01 is 1 %)."""
         return self._schedule.overhead
 
+    @property
+    def faults(self) -> dict[str, str]:
+        """What of netdoctor itself fails, and why: parts, which stay switched off, and reporters."""
+        return {**self._faults, **{f"the reporter {name}": why for name, why in self._delivery.faults.items()}}
+
     def diagnose(self) -> Diagnosis:
         """The verdict now."""
         self._recorder.flush()
@@ -126,7 +136,7 @@ class Monitor:
 
     def _verdict(self) -> Diagnosis:
         verdict = diagnose(self._recorder.history, self._rules)
-        faults = tuple(Skipped(f"{what} cannot be watched: {why}") for what, why in self._faults.items())
+        faults = tuple(Skipped(f"{what} failed: {why}") for what, why in self.faults.items())
         return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
 
     def observe(
@@ -183,9 +193,13 @@ class Monitor:
                 diagnosis = self._judge(wait=True)
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
-        report = self._report(diagnosis, ())
-        for reporter in self._reporters:
-            self._deliver(reporter, reporter.close, report)
+        losses = self._delivery.close(self._report(diagnosis, ()))
+        if losses:
+            self._rescue(losses)
+
+    def add_reporter(self, reporter: Reporter) -> None:
+        """Tell a further reporter, too, from now on."""
+        self._delivery.add(reporter)
 
     def __enter__(self) -> Monitor:
         return self
@@ -209,21 +223,22 @@ class Monitor:
     def _judge(self, wait: bool) -> Diagnosis:
         self._recorder.flush(wait)
         diagnosis = self._verdict()
-        changes = self._casebook.update(diagnosis)
-        report = self._report(diagnosis, changes)
-        for reporter in self._reporters:
-            self._deliver(reporter, reporter.report, report)
+        report = self._report(diagnosis, self._casebook.update(diagnosis))
+        self._recorder.history.context = context(self._casebook, report, self._rules)
+        self._delivery.report(report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:
         book, history = self._casebook, self._recorder.history
         return Report(diagnosis, changes, book.findings, book.resolved, history, self.overhead, self._schedule.spent)
 
-    def _deliver(self, reporter: Reporter, call: Callable[[Report], None], report: Report) -> None:
+    def _rescue(self, losses: tuple[str, ...]) -> None:
+        """Keep the history of a run that a reporter did not take, and say where."""
         try:
-            call(report)
-        except Exception as error:  # noqa: BLE001  # a full disk or a closed stream must not end the training
-            self._fail(f"the reporter {type(reporter).__name__}", error)
+            kept = f"the run is kept: netdoctor report {save_aside(self.history)}" if self.step else "no step was seen"
+        except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
+            kept = f"the run could not be kept: {error}"
+        log.warning("%s; %s", "; ".join(losses), kept)
 
     def _fail(self, what: str, error: Exception) -> None:
         """Say once that a part of netdoctor failed; training goes on without it."""
@@ -231,6 +246,8 @@ class Monitor:
             self._faults[what] = f"{type(error).__name__}: {error}"
             log.warning("%s failed and is switched off; training goes on", what, exc_info=error)
 
+
+on_watch: list[Callable[[Monitor], object]] = []  # who is told of each new monitor
 
 _monitors: weakref.WeakKeyDictionary[nn.Module, Monitor] = weakref.WeakKeyDictionary()
 

@@ -195,9 +195,9 @@ class TestSummary:
         assert len(text) < 500
 
     def test_what_could_not_be_watched_is_no_rule(self) -> None:
-        report = ended(skipped=(Skipped("the loss cannot be watched: KeyError: 'x'"),))
+        report = ended(skipped=(Skipped("the loss failed: KeyError: 'x'"),))
         text = " ".join(shown(report, close=True).split())
-        assert "the loss cannot be watched: KeyError: 'x'." in text
+        assert "the loss failed: KeyError: 'x'." in text
         assert "could not judge" not in text
 
     def test_last_news_come_before_the_summary(self) -> None:

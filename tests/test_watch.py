@@ -721,3 +721,21 @@ def test_clipping_through_data_is_seen() -> None:
             optimizer.step()
         before, used = (monitor.history.series(name)[1] for name in ("gradient_norm", "clipped_gradient_norm"))
     assert (used < 0.1 * before).all()
+
+
+def test_a_model_whose_methods_are_called_is_sampled_at_every_step() -> None:
+    class Autoencoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(4, 3), nn.Linear(3, 4)
+
+    model = Autoencoder()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with silent(model) as monitor:
+        for _ in range(4):
+            model.decoder(torch.relu(model.encoder(torch.randn(8, 4)))).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    table = monitor.history.table("activation_rms")
+    assert table.columns == ("encoder", "decoder")
+    assert all(len(monitor.history.series("activation_rms", name)[0]) == 4 for name in table.columns)

@@ -96,7 +96,7 @@ class ActivationProbe:
         self._resting = False
         self._axes = [unit_axis(layer.kind, modules[layer.name]) for layer in layers]
         self._axis_of_shape: dict[torch.Size, int] = {}
-        self._pass_of = [-1] * len(layers)
+        self._pass_of = [-1] * len(layers)  # the pass of this step that was sampled; kept until the next sampled step
         self._input_slots: dict[int, int] = {}
         for slot, layer in enumerate(layers):
             if layer.kind in WEIGHTED or layer.kind in ("norm", "other"):
@@ -120,10 +120,9 @@ class ActivationProbe:
     def rest(self) -> None:
         """Take off the hooks until the next sampled step; those that torch.compile has taken in stay."""
         for place, handle in enumerate(self._handles):
-            seen = (
-                self.passes if place == len(self.layers) else self._pass_of[place] + 1
-            )  # eager: compiled ones are not
-            if handle is not None and seen and not (self.counting and place == len(self.layers)):
+            root = place == len(self.layers)
+            called = self.passes > 0 and not self.counting if root else self.layers[place].name in self.forms
+            if handle is not None and called:
                 handle.remove()
                 self._handles[place] = None
         self._resting = True
@@ -199,10 +198,10 @@ class ActivationProbe:
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
-        axis = self._axis(slot, local)
-        if self._pass_of[slot] == -1:
+        axis, name = self._axis(slot, local), self.layers[slot].name
+        if name not in self.forms:
             units = local.shape[axis] if local.ndim else 1
-            self.forms[self.layers[slot].name] = local.numel() // max(units, 1), str(local.dtype).removeprefix("torch.")
+            self.forms[name] = local.numel() // max(units, 1), str(local.dtype).removeprefix("torch.")
         self._pass_of[slot] = self.passes
         if self.layers[slot].kind in ("norm", "dropout"):
             self._evaluating[slot] = not module.training
@@ -239,9 +238,11 @@ class ActivationProbe:
 
     def begin(self, on: bool, tracing: bool = False) -> None:
         """Start a step, sampled or not; ``tracing`` keeps the layers' autograd nodes until the next one begins."""
-        if on and self._resting:
-            self._resting = False
-            self._install()
+        if on:
+            self._pass_of = [-1] * len(self.layers)  # a model whose methods are called has no passes to count
+            if self._resting:
+                self._resting = False
+                self._install()
         self.activations.clear()
         self.gradients.clear()
         self._sources[:] = -1

@@ -2,7 +2,7 @@
 
 Training losses are read where `backward` is called, validation losses where a loss function runs without gradients.
 
-The only patches of netdoctor are here: `torch.autograd.backward` (which `Tensor.backward` calls) and torch's loss
+The only patches of `watch` are here: `torch.autograd.backward` (which `Tensor.backward` calls) and torch's loss
 functions (which the criterion modules call). They are installed with the first listener and restored with the last.
 """
 

@@ -51,8 +51,11 @@ def unlisten(listener: Listener) -> None:
 
 def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     changed = None
-    for listener in tuple(_listeners):
-        changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
+    told: tuple[Listener, ...] = ()
+    while fresh := tuple(listener for listener in _listeners if listener not in told):
+        for listener in fresh:  # one may bring in another, which begins with this very step
+            changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
+        told += fresh
     return changed
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from netdoctor.findings import Diagnosis, Finding
-from netdoctor.history import History
+
+if TYPE_CHECKING:  # the command line imports this before a program is to have imported numpy
+    from netdoctor.history import History
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Report:
 
 
 class Reporter(Protocol):
-    """Turns finished data into output, and nothing else."""
+    """Turns finished data into output, and nothing else.
+
+    Either method may raise: training goes on, and the changes that the report held come again with a later one.
+    """
 
     def report(self, report: Report) -> None:
         """Called after each diagnosis, whether there is news or not: every step at first, then at growing intervals."""
 
     def close(self, report: Report) -> None:
-        """Called once, when the monitor closes."""
+        """Called when the monitor closes, and once more if it raises; changes are in it only if `report` raised."""

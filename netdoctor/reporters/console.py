@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from rich.console import Console as Terminal
@@ -34,11 +34,17 @@ class Console:
     Args:
         file: The stream; None for the standard error.
         width: Columns; None for those of the terminal, at most 80.
+        monitor: What the monitor is called in the reader's program; "" where there is none to call anything on.
+
+    Attributes:
+        label: Stands before what is said, to tell several models of one program apart.
     """
 
-    def __init__(self, file: IO[str] | None = None, width: int | None = None) -> None:
+    def __init__(self, file: IO[str] | None = None, width: int | None = None, monitor: str = "monitor") -> None:
         self.file = file
         self.width = width
+        self.monitor = monitor
+        self.label = ""
 
     def report(self, report: Report) -> None:
         """Write a block for each finding raised or worsened, a line for each that is gone."""
@@ -50,9 +56,19 @@ class Console:
         self.report(report)
         self._write(lambda page: summary(page, report))
 
+    def show(self, report: Report) -> None:
+        """Write a block for each finding that lasts, and the summary: a whole run at once."""
+        numbered = enumerate(report.findings, start=1)
+        lasting = tuple(Change("raised", found, number) for number, found in numbered if found not in report.resolved)
+        self.close(replace(report, changes=lasting))
+
+    def say(self, text: str) -> None:
+        """Write a line of one's own, however long: it may hold a path."""
+        self._write(lambda page: [Text.assemble(page.name, f"  {page.plain(text)}", no_wrap=True, overflow="ignore")])
+
     def _write(self, content: Callable[[_Page], Sequence[RenderableType]]) -> None:
         terminal, stream = terminal_for(self.file)
-        page = _Page(terminal, self.width or min(WIDTH, terminal.width))
+        page = _Page(terminal, self.width or min(WIDTH, terminal.width), self.label, self.monitor)
         with bars_cleared(stream):
             terminal.print(Group(*content(page)), crop=False)
 
@@ -63,6 +79,13 @@ class _Page:
 
     terminal: Terminal
     width: int
+    label: str
+    monitor: str
+
+    @property
+    def name(self) -> Piece:
+        """Who speaks, and of which model."""
+        return f"netdoctor  {self.label}" if self.label else "netdoctor", "bold"
 
     def plain(self, text: str) -> str:
         """The text as the stream can show it; control characters, which could move the cursor, become "?"."""
@@ -100,9 +123,9 @@ def news(page: _Page, change: Change, step: int) -> Text:
     finding = change.finding
     since = f"(raised at step {finding.step})"
     if change.kind == "resolved":
-        return _joined(page.paragraph((f"netdoctor  step {step}  resolved  {finding.rule}  {since}", "dim")))
+        return _joined(page.paragraph((f"{page.name[0]}  step {step}  resolved  {finding.rule}  {since}", "dim")))
     header = [
-        ("netdoctor", "bold"),
+        page.name,
         (f"  step {finding.step if change.kind == 'raised' else step}  ", ""),
         (finding.severity.name, STYLES[finding.severity]),
         (f"  {finding.rule}", "bold"),
@@ -116,13 +139,13 @@ def news(page: _Page, change: Change, step: int) -> Text:
 
 
 def _advice(page: _Page, change: Change) -> list[Text]:
-    finding, place = change.finding, f"monitor.findings[{change.number - 1}].remedies[0]"
+    finding, place = change.finding, f"{page.monitor}.findings[{change.number - 1}].remedies[0]"
     remedy = finding.remedies[0] if finding.remedies else Remedy("")
-    long = remedy.code.count("\n") >= CODE
+    long = remedy.code.count("\n") >= CODE and page.monitor
     entries = [
         ("Remedy", remedy.action, False),
         ("Code", f"print({place}.code)" if long else remedy.code, True),
-        ("Apply", f"{place}.apply(model, optimizer)" if remedy.applicable else "", True),
+        ("Apply", f"{place}.apply(model, optimizer)" if remedy.applicable and page.monitor else "", True),
         ("Symptoms", ", ".join(dict.fromkeys(symptom.rule for symptom in finding.symptoms)), False),
         ("More", f"netdoctor explain {finding.rule}", True),
     ]
@@ -147,14 +170,14 @@ def layers(finding: Finding) -> str:
 
 def summary(page: _Page, report: Report) -> list[RenderableType]:
     """What was found in the whole run, and what could not be judged."""
-    name, step, count = ("netdoctor", "bold"), report.diagnosis.step, len(report.findings)
+    step, count = report.diagnosis.step, len(report.findings)
     if not step and not count:
-        return [_joined(page.paragraph(name, ("  No optimizer step was seen: no verdict.", "")))]
+        return [_joined(page.paragraph(page.name, ("  No optimizer step was seen: no verdict.", "")))]
     watched = f"{_counted(step, 'step')} watched; cost {report.seconds:.2g} s, {report.overhead:.1%} of the time."
     unjudged = _unjudged(report.diagnosis.skipped)
     if not count:
-        return [_joined(page.paragraph(name, (f"  Nothing found. {watched} {unjudged}", "")))]
-    title = page.paragraph(name, (f"  {_counted(count, 'finding')}. {watched}", ""))
+        return [_joined(page.paragraph(page.name, (f"  Nothing found. {watched} {unjudged}", "")))]
+    title = page.paragraph(page.name, (f"  {_counted(count, 'finding')}. {watched}", ""))
     last = [_joined(page.paragraph((unjudged, "dim")))] if unjudged else []
     return [_joined(title), Constrain(_table(page, report), page.width), *last]
 
