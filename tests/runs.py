@@ -65,6 +65,8 @@ def recorded(history: History, steps: range, factor: float) -> None:
     random = np.random.default_rng(0)
     for step in steps:
         for statistic in STATISTICS.values():
+            if "_quantile_" in statistic.name:
+                continue  # recorded by `quantiles`, at a few steps
             names = columns[statistic.site]
             scale = factor ** np.arange(len(names)) * random.uniform(0.5, 1, len(names))
             if statistic.name.startswith(("non_finite", "gradient_missing")):
