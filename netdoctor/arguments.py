@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import importlib
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,11 +14,16 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from netdoctor.reporters import Reporter
-from netdoctor.reporters.console import Console
 from netdoctor.rules import ALL
 from netdoctor.rules.base import Rule
 
-REPORTERS: dict[str, Callable[[], Reporter]] = {"console": Console}
+REPORTERS = {  # by name: where the class stands, imported when it is asked for
+    "console": ("netdoctor.reporters.console", "Console"),
+    "jsonl": ("netdoctor.reporters.jsonl", "JsonLines"),
+    "mlflow": ("netdoctor_mlflow", "MLflowReporter"),
+    "tensorboard": ("netdoctor_tensorboard", "TensorBoardReporter"),
+    "wandb": ("netdoctor_wandb", "WandbReporter"),
+}
 
 
 def check_model(model: object) -> None:
@@ -104,14 +111,26 @@ def chosen_reporters(reporters: Iterable[str | Reporter] | None) -> tuple[Report
     chosen: list[Reporter] = []
     for given in ("console",) if reporters is None else reporters:
         if isinstance(given, str):
-            if given not in REPORTERS:
-                raise nearest(given, REPORTERS, "reporter")
-            chosen.append(REPORTERS[given]())
+            chosen.append(_named_reporter(given))
         elif callable(getattr(given, "report", None)) and callable(getattr(given, "close", None)):
             chosen.append(given)
         else:
             raise TypeError(f"a reporter is a name or an object with report() and close(), not {type(given).__name__}")
     return tuple(chosen)
+
+
+def _named_reporter(name: str) -> Reporter:
+    if name not in REPORTERS:
+        raise nearest(name, REPORTERS, "reporter")
+    module, kind = REPORTERS[name]
+    try:
+        build: Any = getattr(importlib.import_module(module), kind)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the reporter {name!r} needs {error.name}: pip install 'netdoctor-torch[{name}]'", name=error.name
+        ) from error
+    reporter: Reporter = build()
+    return reporter
 
 
 def checked_budget(budget: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -34,6 +35,16 @@ class Reading:
     unit: str = ""
     steps: tuple[int, int] = (0, 0)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "value": _number(self.value),
+            "bound": None if self.bound is None else _number(self.bound),
+            "unit": self.unit,
+            "steps": [int(step) for step in self.steps],
+        }
+
 
 @dataclass(frozen=True)
 class Remedy:
@@ -57,6 +68,16 @@ class Remedy:
     def applicable(self) -> bool:
         """Whether `apply` can carry the remedy out."""
         return self.treatment is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the treatment itself is left out."""
+        return {
+            "action": self.action,
+            "code": self.code,
+            "source": self.source,
+            "effect": self.effect,
+            "applicable": self.applicable,
+        }
 
     def apply(self, model: Any, optimizer: Any = None) -> object:
         """Carry the remedy out in place on ``model`` (a ``torch.nn.Module``) and its ``optimizer``.
@@ -100,6 +121,10 @@ class Skipped:
     reason: str
     rule: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"rule": self.rule, "reason": self.reason}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -127,6 +152,20 @@ class Finding:
     remedies: tuple[Remedy, ...] = ()
     symptoms: tuple[Finding, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers that JSON lacks are the strings "NaN", "Infinity" and "-Infinity"."""
+        return {
+            "rule": self.rule,
+            "severity": self.severity.name,
+            "step": int(self.step),
+            "message": self.message,
+            "layers": list(self.layers),
+            "readings": [reading.to_dict() for reading in self.readings],
+            "confidence": _number(self.confidence),
+            "remedies": [remedy.to_dict() for remedy in self.remedies],
+            "symptoms": [symptom.to_dict() for symptom in self.symptoms],
+        }
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -146,3 +185,22 @@ class Diagnosis:
     def healthy(self) -> bool:
         """No finding of severity warning or error. Read ``skipped`` for what could not be judged."""
         return all(finding.severity < Severity.WARNING for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, as in `Finding.to_dict`."""
+        return {
+            "step": int(self.step),
+            "healthy": self.healthy,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "skipped": [skipped.to_dict() for skipped in self.skipped],
+        }
+
+
+def _number(value: float) -> float | str:
+    """What JSON can hold: NaN and the infinities by name, so that ``float()`` gives them back."""
+    number = float(value)
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "Infinity" if number > 0 else "-Infinity"
+    return number
