@@ -12,6 +12,8 @@ from netdoctor.findings import Diagnosis, Finding, Reading, Remedy, Severity, Sk
 from netdoctor.history import History
 from netdoctor.reporters import Change, Report
 
+torch.set_num_threads(1)
+
 POOR = Finding(
     "poor-initialization",
     Severity.WARNING,
