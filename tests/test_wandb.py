@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
-wandb = pytest.importorskip("wandb")
-
-import netdoctor  # noqa: E402
-import netdoctor_wandb  # noqa: E402
-from netdoctor.history import History  # noqa: E402
-from netdoctor.reporters.digest import FINDING_COLUMNS  # noqa: E402
-from netdoctor_wandb import WandbReporter, session  # noqa: E402
-from tests.reports import NON_FINITE, POOR, Loop, Tanh, deep_history, report_of  # noqa: E402
-from tests.wandb_records import Records, records  # noqa: E402
+import netdoctor
+import netdoctor_wandb
+from netdoctor.history import History
+from netdoctor.reporters.digest import FINDING_COLUMNS
+from netdoctor_wandb import WandbReporter, session
+from tests.reports import NON_FINITE, POOR, Loop, Tanh, deep_history, report_of
+from tests.wandb_records import Records, records
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20  # netdoctor reports after each of them
@@ -227,8 +226,7 @@ class Run:
 
 def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    for module in ("netdoctor.reporters.throttle", "netdoctor_wandb.session"):
-        monkeypatch.setattr(f"{module}.monotonic", lambda: now[0])
+    monkeypatch.setattr("netdoctor.reporters.throttle.monotonic", lambda: now[0])
     run: Any = Run()
     history = History()
     reporter = WandbReporter(run, seconds=10)

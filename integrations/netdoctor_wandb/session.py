@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import logging
 import math
-from time import monotonic
 from typing import Any
 
 import wandb
 
 from netdoctor.findings import Finding, Severity
 from netdoctor.reporters import Report
-from netdoctor.reporters.digest import FINDING_COLUMNS, LAYER_CHARTS, Scalars, finding_rows, health
+from netdoctor.reporters.digest import FINDING_COLUMNS, LAYER_CHARTS, Scalars, finding_rows, health, html_report
 from netdoctor.reporters.layers_page import layers_page
-from netdoctor.reporters.throttle import Throttle
+from netdoctor.reporters.throttle import Growth, Throttle
 from netdoctor_wandb.teardown import before_finish
 
 PREFIX = "netdoctor/"
 STEP = "netdoctor/step"
-PAGE_SECONDS = 30.0  # between two pages of heat maps at least: each is a file of 50 KB
-PAGE_FIRST, PAGE_GROWTH = 20, 1.5  # step of the first page; by how much the step grows until the next
 OF_LAYERS = {chart.statistic for chart in LAYER_CHARTS}
 ROWS = 100  # of each statistic at most, that a run gets at its end where nobody else logged
 
@@ -50,7 +46,7 @@ class Session:
         self._alerted: set[int] = set()  # numbers of findings
         self._rows: list[tuple[Any, ...]] = []  # of the table of findings, as it was shown
         self._health: dict[str, int | str] = {}
-        self._page_step, self._page_time = PAGE_FIRST / PAGE_GROWTH, monotonic()
+        self._pages = Growth()  # each is a file of 50 KB
         self._report_page: str | None = None
         self._latest: Report | None = None
         self._complete = False  # whether the final state was shown
@@ -67,7 +63,7 @@ class Session:
         self._latest = report
         self._say(report)
         payload = self._findings(report)
-        if self._page_due(report):
+        if self._pages.ready(report.diagnosis.step):
             payload |= self._page(report)
         if payload or self._throttle.ready():
             payload |= self._newest(report)
@@ -111,22 +107,13 @@ class Session:
         self._rows = rows
         return {f"{PREFIX}findings": wandb.Table(columns=list(FINDING_COLUMNS), data=[list(row) for row in rows])}
 
-    def _page_due(self, report: Report) -> bool:
-        late = monotonic() - self._page_time >= PAGE_SECONDS
-        return late and report.diagnosis.step >= self._page_step * PAGE_GROWTH
-
     def _page(self, report: Report) -> dict[str, Any]:
-        self._page_step, self._page_time = report.diagnosis.step, monotonic()
         return {f"{PREFIX}layers": wandb.Html(layers_page(report), inject=False)}
 
     def _html(self, report: Report) -> dict[str, Any]:
-        """The report of the whole run, where netdoctor's extra "html" is installed."""
         if self._report_page is None:
-            try:
-                self._report_page = str(importlib.import_module("netdoctor.reporters.html").render(report))
-            except ImportError:
-                return {}
-        return {f"{PREFIX}report": wandb.Html(self._report_page, inject=False)}
+            self._report_page = html_report(report)
+        return {} if self._report_page is None else {f"{PREFIX}report": wandb.Html(self._report_page, inject=False)}
 
     def _say(self, report: Report) -> None:
         """Keep the health in the summary up to date, send an alert for each error."""

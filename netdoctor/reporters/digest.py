@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -210,3 +211,12 @@ def findings_markdown(report: Report) -> str:
     rows = [FINDING_COLUMNS, ("---",) * len(FINDING_COLUMNS), *finding_rows(report)]
     cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def html_report(report: Report) -> str | None:
+    """The page of the whole run, None where netdoctor's extra "html" is not installed."""
+    try:
+        page: str = importlib.import_module("netdoctor.reporters.html").render(report)
+    except ImportError:
+        return None
+    return page

@@ -1,4 +1,4 @@
-"""Bounds how often something is sent: densely at first, where a run is most interesting, then at a steady rate."""
+"""Bounds how often something is sent: densely at first, where a run is most interesting, then ever more seldom."""
 
 from __future__ import annotations
 
@@ -32,4 +32,28 @@ class Throttle:
         if self._left < 1:
             return False
         self._left -= 1
+        return True
+
+
+class Growth:
+    """Lets through large things: at steps that grow by a factor, some time apart.
+
+    Args:
+        first: Step of the first.
+        factor: By how much the step grows until the next.
+        seconds: Between two at least, and before the first.
+    """
+
+    def __init__(self, first: int = 20, factor: float = 1.5, seconds: float = 30.0) -> None:
+        self._next = float(first)
+        self._factor = factor
+        self._seconds = seconds
+        self._last = monotonic()
+
+    def ready(self, step: int) -> bool:
+        """Whether it is time for the next at ``step``; takes it for sent then."""
+        now = monotonic()
+        if step < self._next or now - self._last < self._seconds:
+            return False
+        self._next, self._last = step * self._factor, now
         return True
