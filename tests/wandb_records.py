@@ -18,6 +18,8 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 def payloads(data: bytes) -> Iterator[bytes]:
+    if len(data) < 7:
+        return
     magic, version = struct.unpack("<HB", data[4:7])
     assert (data[:4], magic, version) == (b":W&B", 0xBEE1, 0)
     place, parts = 7, b""
