@@ -11,6 +11,10 @@ from netdoctor.spelling import nearest
 REPORTERS = {  # module and class
     "console": ("netdoctor.reporters.console", "Console"),
     "html": ("netdoctor.reporters.html", "Html"),
+    "jsonl": ("netdoctor.reporters.jsonl", "JsonLines"),
+    "mlflow": ("netdoctor_mlflow", "MLflowReporter"),
+    "tensorboard": ("netdoctor_tensorboard", "TensorBoardReporter"),
+    "wandb": ("netdoctor_wandb", "WandbReporter"),
 }
 
 

@@ -1,0 +1,32 @@
+"""The examples of the reporters run as they stand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = {  # what it prints, and a file that it leaves
+    "wandb": ("Written to ", "wandb/offline-run-*/files/media/html/netdoctor/layers_*.html"),
+    "tensorboard": ("Written to runs/digits", "runs/digits/events.out.tfevents.*"),
+    "mlflow": (": poor-initialization", "mlruns/**/netdoctor/findings.md"),
+    "jsonl": ("step 1: WARNING poor-initialization", "netdoctor.jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_reporter(name: str, tmp_path: Path) -> None:
+    printed, file = EXAMPLES[name]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "MLFLOW"))}
+    environment |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "integrations"))), "PYTHONUTF8": "1"}
+    program = [sys.executable, str(ROOT / "examples" / f"{name}_report.py")]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout
+    assert list(tmp_path.glob(file))
+    assert "failed" not in done.stderr
+    assert "Traceback" not in done.stderr
