@@ -250,8 +250,8 @@ class TestFigures:
 
     def test_the_users_metrics_are_drawn(self):
         history = sick()
-        history.record(61, "metric/accuracy", [0.5])
-        (drawn,) = [figure for figure in figures(history) if figure.title == "Accuracy"]
+        history.record(61, "metric/recall", [0.5])
+        (drawn,) = [figure for figure in figures(history) if figure.title == "Recall"]
         assert drawn.data["lines"][0]["y"] == [0.5]
 
     def test_a_step_keeps_all_its_digits(self):
