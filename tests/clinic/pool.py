@@ -1,4 +1,4 @@
-"""Runs in worker processes, one thread each: a run's timing, and so netdoctor's schedule, is not disturbed by others."""
+"""Runs in worker processes of one thread each: their timing, and so netdoctor's schedule, stays undisturbed."""
 
 from __future__ import annotations
 

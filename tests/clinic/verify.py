@@ -1,7 +1,7 @@
 """Holds the clinic itself against its word: ``python -m tests.clinic.verify [PATTERN…]`` runs every case unwatched.
 
-A healthy run and a healthy twin end below the bound, a sick one above it, whatever the seed. Where a twin validates, its
-validation loss must not have risen from its best by more than a tenth of its first.
+A healthy run and a healthy twin end below the bound, a sick one above it, whatever the seed. Where a twin validates,
+its validation loss must not have risen from its best by more than a tenth of its first.
 """
 
 from __future__ import annotations
