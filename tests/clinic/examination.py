@@ -58,7 +58,7 @@ class Result:
 
     @property
     def flags(self) -> tuple[Said, ...]:
-        """What counts as an alarm: warnings and errors; notes too where the fault costs no loss."""
+        """What counts as an alarm: warnings and errors; notes too where the fault costs little."""
         least = Severity.NOTE if self.note else Severity.WARNING
         return tuple(said for said in self.said if said.severity >= least)
 

@@ -55,7 +55,7 @@ def encoder_under_no_grad(fault: bool) -> Program:
     return supervised(model, Adam(model.parameters(), lr=5e-3), x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
 
 
-@sick("no-gradient", steps=300, by=50, bound=0.15, layers=("extra",))
+@sick("no-gradient", steps=300, by=50, bound=0.15, layers=("extra",), note=True)
 def layers_forgotten_in_forward(fault: bool) -> Program:
     class Network(nn.Module):
         def __init__(self) -> None:

@@ -78,7 +78,7 @@ def adam_of_a_half(fault: bool) -> Program:
     )
 
 
-@sick(TOO_LARGE, steps=150, by=80, bound=1.3)
+@sick(TOO_LARGE, steps=150, by=100, bound=1.3)
 def transformer_without_warm_up(fault: bool) -> Program:
     model = models.Encoder(8, 10, 8, depth=3, norm_first=False, dropout=0.0)
     x = data.digits(8, 8)

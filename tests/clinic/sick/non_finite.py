@@ -86,7 +86,7 @@ def missing_value_in_the_table(fault: bool) -> Program:
     )
 
 
-@sick("non-finite", steps=150, by=60, bound=0.5)
+@sick("non-finite", steps=150, by=100, bound=0.5)
 def division_by_an_images_own_deviation(fault: bool) -> Program:
     model = models.cnn()
     x = data.digits(1, 8, 8, raw=True)

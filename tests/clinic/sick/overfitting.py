@@ -17,7 +17,7 @@ def _noisy(labels: Tensor, classes: int, share: float) -> Tensor:
     return torch.where(torch.rand(len(labels)) < share, torch.randint(classes, labels.shape), labels)
 
 
-@sick("overfitting", steps=500, by=300, bound=0.55)
+@sick("overfitting", steps=500, by=375, bound=0.55)
 def big_network_on_a_hundred_digits(fault: bool) -> Program:
     model = models.mlp(64, 256, 256, 10)
     x = data.digits()
@@ -30,7 +30,7 @@ def big_network_on_a_hundred_digits(fault: bool) -> Program:
     return program
 
 
-@sick("overfitting", steps=600, by=350, bound=0.68)
+@sick("overfitting", steps=600, by=450, bound=0.68)
 def regression_on_patients(fault: bool) -> Program:
     model = models.mlp(10, 256, 256, 1) if fault else models.mlp(10, 16, 1)
     x = data.diabetes()

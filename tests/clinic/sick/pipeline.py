@@ -69,7 +69,7 @@ def padding_mask_inverted(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
 
 
-@sick("input-not-used", "constant-output", steps=250, by=25, bound=0.5)
+@sick("input-not-used", "constant-output", "no-gradient", steps=250, by=50, bound=0.5)
 def answers_from_the_initial_state(fault: bool) -> Program:
     class Reader(nn.Module):
         def __init__(self) -> None:

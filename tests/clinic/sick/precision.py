@@ -5,28 +5,28 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import Adam
 
 from tests.clinic import data, models
 from tests.clinic.case import Program, sick
 from tests.clinic.loops import cross_entropy, errors, mean_loss
 
 
-@sick("gradient-underflow", "vanishing-gradient", steps=200, by=50, bound=0.5)
+@sick("gradient-underflow", steps=200, by=50, bound=0.5)
 def autocast_without_loss_scaling(fault: bool) -> Program:
-    """The mean over all pixels of a large batch leaves gradients below the smallest number of float16, 6e-8."""
+    """The mean over all pixels, with a small weight, leaves gradients below the smallest number of float16, 6e-8."""
     model = models.mlp(64, 32, 16, 32, 64)
     x = data.digits().x
-    optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, enabled=not fault)
+    optimizer = Adam(model.parameters(), lr=3e-3)
+    scaler = torch.amp.GradScaler("cpu", enabled=not fault)
 
     def step(i: int) -> None:
         images = x[torch.randint(len(x), (256,))]
         with torch.autocast("cpu", torch.float16):
             answer = model(images)
-            loss = 1e-3 * F.mse_loss(answer.float(), images)  # one of several weighted terms
+        loss = 1e-4 * F.mse_loss(answer.float(), images)
         optimizer.zero_grad()
-        scaler.scale(1000 * loss if not fault else loss).backward()
+        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
 

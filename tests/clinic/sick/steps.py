@@ -98,7 +98,16 @@ def adam_bounces_at_the_end(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
 
 
-@sick("loss-plateau", "noisy-gradient", "oscillating-loss", "learning-rate-too-large", steps=600, by=400, bound=0.25)
+@sick(
+    "loss-plateau",
+    "noisy-gradient",
+    "oscillating-loss",
+    "learning-rate-too-large",
+    steps=600,
+    by=400,
+    bound=0.25,
+    note=True,
+)
 def constant_rate_at_the_noise_floor(fault: bool) -> Program:
     model = nn.Linear(10, 1)
     truth = torch.randn(10, 1)
@@ -110,7 +119,16 @@ def constant_rate_at_the_noise_floor(fault: bool) -> Program:
     return supervised(model, optimizer, table, nn.MSELoss(), loss, batch=8, scheduler=scheduler)
 
 
-@sick("loss-plateau", "noisy-gradient", "oscillating-loss", "learning-rate-too-large", steps=600, by=500, bound=0.06)
+@sick(
+    "loss-plateau",
+    "noisy-gradient",
+    "oscillating-loss",
+    "learning-rate-too-large",
+    steps=600,
+    by=500,
+    bound=0.06,
+    note=True,
+)
 def wrong_labels_and_no_decay(fault: bool) -> Program:
     model = models.mlp(64, 32, 10)
     x = data.digits()

@@ -65,7 +65,7 @@ def _shuffled(y: Tensor) -> Tensor:
     return y[torch.randperm(len(y))]
 
 
-@sick("not-learning", steps=300, by=100, bound=0.3)
+@sick("not-learning", steps=300, by=150, bound=0.3)
 def labels_shuffled(fault: bool) -> Program:
     model = models.mlp(64, 32, 10)
     x = data.digits()
@@ -75,7 +75,7 @@ def labels_shuffled(fault: bool) -> Program:
     return program
 
 
-@sick("not-learning", steps=200, by=80, bound=0.91)
+@sick("not-learning", steps=200, by=120, bound=0.91)
 def images_shuffled_apart_from_labels(fault: bool) -> Program:
     model = models.cnn((8, 16))
     x = data.digits(1, 8, 8)
@@ -94,7 +94,7 @@ def images_shuffled_apart_from_labels(fault: bool) -> Program:
     return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
 
 
-@sick("not-learning", steps=300, by=120, bound=0.6)
+@sick("not-learning", steps=300, by=180, bound=0.6)
 def regression_on_noise(fault: bool) -> Program:
     model = models.mlp(10, 16, 1)
     x = data.friedman()

@@ -58,14 +58,20 @@ def attention_logits_that_grow(fault: bool) -> Program:
     return supervised(model, optimizer, x, cross_entropy, lambda: _copied(model, x))
 
 
-@sick("logit-growth", "learning-rate-too-large", "weight-growth", steps=150, by=75, bound=2.5)
-def head_with_a_rate_of_its_own(fault: bool) -> Program:
-    model = models.RecurrentLanguageModel(nn.GRU, len(data.alphabet()), 48)
-    body = [p for n, p in model.named_parameters() if "head" not in n]
-    groups: Any = [{"params": body}, {"params": model.head.parameters(), "lr": 1.0 if fault else 1e-2}]
-    optimizer = Adam(groups, lr=1e-2)
-    x = data.text(24)
-    return supervised(model, optimizer, x, cross_entropy, mean_loss(model, x.x_val, x.y_val, cross_entropy), batch=16)
+@sick("logit-growth", "learning-rate-too-large", "attention-collapse", steps=200, by=100, bound=0.4)
+def rate_that_only_normed_queries_would_stand(fault: bool) -> Program:
+    model = models.Decoder(9, 16, depth=2)
+    optimizer = AdamW(model.parameters(), lr=0.1 if fault else 5e-3)
+    x = data.copying()
+    loader = data.batches(x.x, x.y, 32)
+
+    def step(i: int) -> None:
+        tokens, targets = next(loader)
+        optimizer.zero_grad()
+        F.cross_entropy(model(tokens).transpose(1, 2), targets).backward()
+        optimizer.step()
+
+    return Program(model, optimizer, step, lambda: _copied(model, x))
 
 
 class Routed(nn.Module):

@@ -41,7 +41,7 @@ def head_replaced_after_the_optimizer(fault: bool) -> Program:
     return supervised(model, optimizer, x, lambda p, t: F.cross_entropy(p, t), errors(model, x.x, x.y))
 
 
-@sick("weights-not-updated", steps=150, by=50, bound=0.9)
+@sick("weights-not-updated", steps=150, by=75, bound=0.9)
 def warm_up_that_stays_at_zero(fault: bool) -> Program:
     model = models.Encoder(8, 10, 8)
     optimizer = Adam(model.parameters(), lr=3e-3)
@@ -74,7 +74,7 @@ def list_of_unregistered_layers(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
 
 
-@sick("weights-not-updated", steps=200, by=50, bound=0.4)
+@sick("weights-not-updated", steps=200, by=100, bound=0.4)
 def step_never_called(fault: bool) -> Program:
     model = models.mlp(64, 32, 10)
     x = data.digits()
