@@ -61,7 +61,7 @@ def main() -> int:
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.write:
         arguments.write.parent.mkdir(parents=True, exist_ok=True)
-        arguments.write.write_text(_page(made, wrong, arguments.seeds))
+        arguments.write.write_text(_page(made, wrong, arguments))
     return len(wrong)
 
 
@@ -85,11 +85,13 @@ def _compared(results: list[Result], chosen: list[Run], jobs: int, console: Cons
     return Table("Other packages on the same runs", peers.COLUMNS, tuple(rows))
 
 
-def _page(made: list[Table], wrong: list[str], seeds: int) -> str:
+def _page(made: list[Table], wrong: list[str], arguments: argparse.Namespace) -> str:
     commit = subprocess.run(("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=True).stdout
+    options = [f"`{name}={value}`" for name in ("every", "budget") if (value := getattr(arguments, name)) is not None]
+    settings = " and ".join(options) or "its default settings"
     head = (
         "# The clinic\n\nReal training programs, each with a known fault and its healthy twin, and healthy runs, under "
-        f"`netdoctor.watch` with its default settings. Commit {commit.strip()}, {seeds} seeds a case; made by "
+        f"`netdoctor.watch` with {settings}. Commit {commit.strip()}, seeds a case: {arguments.seeds}. Made by "
         "`python -m tests.clinic --write docs/clinic.md`.\n\nThresholds are tuned on one half of the cases, and "
         "tested on the other.\n"
     )
