@@ -72,7 +72,15 @@ def every_pair_labelled_alike(fault: bool) -> Program:
     return Program(encoder, optimizer, step, lambda: _other_neighbours(encoder, x))
 
 
-@sick("representation-collapse", "vanishing-gradient", "poor-initialization", steps=200, by=50, bound=0.2)
+@sick(
+    "representation-collapse",
+    "vanishing-gradient",
+    "poor-initialization",
+    steps=200,
+    by=50,
+    bound=0.2,
+    layers=tuple(f"layers.{place}{part}" for place in range(17) for part in ("", ".linear")),
+)
 def sixteen_graph_convolutions(fault: bool) -> Program:
     """Oversmoothing: each layer averages the neighbours, until all nodes look the same."""
     graph = data.communities()
@@ -94,7 +102,14 @@ def sixteen_graph_convolutions(fault: bool) -> Program:
     return Program(model, optimizer, step, loss)
 
 
-@sick("representation-collapse", "vanishing-gradient", steps=100, by=50, bound=0.12)
+@sick(
+    "representation-collapse",
+    "vanishing-gradient",
+    steps=100,
+    by=50,
+    bound=0.12,
+    layers=tuple(f"layers.{place}" for place in range(8)),
+)
 def attention_without_shortcuts(fault: bool) -> Program:
     """Attention alone loses rank doubly exponentially with depth."""
 

@@ -127,7 +127,7 @@ def features_through_numpy(fault: bool) -> Program:
     return Program(model, optimizer, step, loss)
 
 
-@sick("no-gradient", "weights-not-updated", steps=200, by=50, bound=0.05)
+@sick("no-gradient", "weights-not-updated", steps=200, by=50, bound=0.05, layers=("0", "4", "9"))
 def everything_frozen_but_batchnorm(fault: bool) -> Program:
     model = models.cnn((6, 8))
     if fault:

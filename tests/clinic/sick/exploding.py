@@ -33,7 +33,14 @@ def relu_rnn_with_growing_state(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
 
 
-@sick("exploding-gradient", "poor-initialization", steps=150, by=50, bound=0.5)
+@sick(
+    "exploding-gradient",
+    "poor-initialization",
+    steps=150,
+    by=50,
+    bound=0.5,
+    layers=tuple(f"blocks.{place}{part}" for place in range(30) for part in ("", ".0", ".2")),
+)
 def thirty_residual_blocks_without_norm(fault: bool) -> Program:
     class Network(nn.Module):
         def __init__(self) -> None:

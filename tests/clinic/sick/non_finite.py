@@ -134,7 +134,7 @@ def softmax_written_by_hand(fault: bool) -> Program:
     )
 
 
-@sick("non-finite", steps=150, by=60, bound=0.5)
+@sick("non-finite", steps=150, by=60, bound=0.5, layers=("attention", "attention.out_proj"))
 def mask_that_leaves_nothing(fault: bool) -> Program:
     """A sentence without a word: every score of its softmax is -inf."""
 

@@ -14,7 +14,7 @@ from tests.clinic.data import Data
 from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 
 
-@sick("redundant-softmax", steps=250, by=5, bound=0.15)
+@sick("redundant-softmax", steps=250, by=5, bound=0.15, layers=("4", "5"))
 def softmax_before_cross_entropy(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
     if fault:
@@ -75,7 +75,7 @@ def softmax_over_the_vocabulary(fault: bool) -> Program:
     return supervised(model, optimizer, x, cross_entropy, mean_loss(model, x.x_val, x.y_val, surprise), batch=16)
 
 
-@sick("wrong-output-activation", steps=200, by=5, bound=0.2)
+@sick("wrong-output-activation", steps=200, by=5, bound=0.2, layers=("4", "5"))
 def relu_on_logits(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
     if fault:
@@ -97,7 +97,7 @@ def sigmoid_on_logits(fault: bool) -> Program:
     )
 
 
-@sick("wrong-output-activation", steps=300, by=5, bound=0.4)
+@sick("wrong-output-activation", steps=300, by=5, bound=0.4, layers=("2", "3"))
 def sigmoid_on_a_regression(fault: bool) -> Program:
     model = models.mlp(10, 32, 1)
     if fault:
@@ -132,7 +132,7 @@ def tanh_on_targets_beyond_one(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.L1Loss(), mean_loss(model, x.x, x.y, F.l1_loss))
 
 
-@sick("wrong-output-activation", steps=300, by=5, bound=0.4)
+@sick("wrong-output-activation", steps=300, by=5, bound=0.4, layers=("6", "7"))
 def sigmoid_on_standardised_pixels(fault: bool) -> Program:
     model = models.mlp(64, 48, 16, 48, 64)
     if fault:
@@ -143,7 +143,7 @@ def sigmoid_on_standardised_pixels(fault: bool) -> Program:
     return supervised(model, optimizer, images, nn.MSELoss(), mean_loss(model, x, x, F.mse_loss))
 
 
-@sick("constant-output", "wrong-output-activation", steps=200, by=5, bound=0.2)
+@sick("constant-output", "wrong-output-activation", steps=200, by=5, bound=0.2, layers=("2", "3"))
 def softmax_over_one_unit(fault: bool) -> Program:
     model = models.mlp(30, 16, 1)
     model.append(nn.Softmax(dim=1) if fault else nn.Sigmoid())

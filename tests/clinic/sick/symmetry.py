@@ -20,7 +20,7 @@ def constant_weights(fault: bool) -> Program:
     return supervised(model, Adam(model.parameters(), lr=2e-3), x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
 
 
-@sick("symmetric-initialization", steps=200, by=5, bound=0.5)
+@sick("symmetric-initialization", steps=200, by=5, bound=0.5, layers=("0", "3", "7"))
 def zero_weights_everywhere(fault: bool) -> Program:
     model = models.cnn(norm=False)
     if fault:
@@ -33,7 +33,7 @@ def zero_weights_everywhere(fault: bool) -> Program:
     )
 
 
-@sick("symmetric-initialization", steps=300, by=5, bound=0.3)
+@sick("symmetric-initialization", steps=300, by=5, bound=0.3, layers=("recurrent",))
 def constant_weights_in_lstm(fault: bool) -> Program:
     model = models.Recurrent(nn.LSTM, 8, 32, 10)
     if fault:

@@ -20,7 +20,14 @@ def _copied(model: nn.Module, x: data.Data) -> float:
         return float(cross_entropy(model(x.x)[:, 8:], x.y[:, 8:]))
 
 
-@sick("attention-collapse", "logit-growth", steps=250, by=50, bound=0.3)
+@sick(
+    "attention-collapse",
+    "logit-growth",
+    steps=250,
+    by=50,
+    bound=0.3,
+    layers=tuple(f"blocks.0.attention{part}" for part in ("", ".query", ".key")),
+)
 def scores_not_scaled(fault: bool) -> Program:
     """No division by the root of the width, and queries and keys of unit variance: each softmax picks one token."""
     model: Any = models.Decoder(9, 16, width=64, depth=1, heads=1)
@@ -35,7 +42,15 @@ def scores_not_scaled(fault: bool) -> Program:
     return program
 
 
-@sick("attention-collapse", "logit-growth", "poor-initialization", steps=150, by=50, bound=0.39)
+@sick(
+    "attention-collapse",
+    "logit-growth",
+    "poor-initialization",
+    steps=150,
+    by=50,
+    bound=0.39,
+    layers=tuple(f"encoder.layers.{place}.self_attn" for place in range(2)),
+)
 def queries_and_keys_too_large(fault: bool) -> Program:
     model = models.Encoder(8, 10, 8)
     if fault:

@@ -74,7 +74,7 @@ def sigmoids_at_their_bounds(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
 
 
-@sick("saturated-units", "unnormalized-input", steps=250, by=50, bound=0.25)
+@sick("saturated-units", "unnormalized-input", steps=250, by=50, bound=0.25, layers=("recurrent",))
 def rnn_on_large_inputs(fault: bool) -> Program:
     model = models.Recurrent(nn.RNN, 8, 48, 10)
     x = data.digits(8, 8, raw=fault)

@@ -33,7 +33,14 @@ def eight_sigmoids_in_regression(fault: bool) -> Program:
     return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
 
 
-@sick("vanishing-gradient", "poor-initialization", steps=120, by=50, bound=0.5)
+@sick(
+    "vanishing-gradient",
+    "poor-initialization",
+    steps=120,
+    by=50,
+    bound=0.5,
+    layers=("stem", *(f"layers.{place}" for place in range(18))),
+)
 def twenty_plain_convolutions(fault: bool) -> Program:
     class Plain(nn.Module):
         def __init__(self) -> None:
