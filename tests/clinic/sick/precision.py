@@ -37,8 +37,8 @@ def autocast_without_loss_scaling(fault: bool) -> Program:
 def weights_in_bfloat16(fault: bool) -> Program:
     """Steps of a thousandth of a weight are rounded away by numbers with eight bits."""
     model = models.mlp(64, 256, 256, 10).to(torch.bfloat16 if fault else torch.float32)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=5e-5)
 
     def step(i: int) -> None:
@@ -49,7 +49,7 @@ def weights_in_bfloat16(fault: bool) -> Program:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(F.cross_entropy(model(x.x.to(next(model.parameters()).dtype)).float(), x.y))
+            return float(F.cross_entropy(model(task.x.to(next(model.parameters()).dtype)).float(), task.y))
 
     return Program(model, optimizer, step, loss)
 
@@ -72,8 +72,8 @@ class Energies(nn.Module):
 @sick("loss-scale-collapse", "non-finite", steps=150, by=50, bound=0.5)
 def squares_overflow_in_float16(fault: bool) -> Program:
     model = Energies(300.0)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=3e-3)
     scaler = torch.amp.GradScaler("cpu", enabled=fault)
 
@@ -86,15 +86,15 @@ def squares_overflow_in_float16(fault: bool) -> Program:
         scaler.step(optimizer)
         scaler.update()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("loss-scale-collapse", "non-finite", steps=120, by=50, bound=0.3)
 def gradient_overflows_at_any_scale(fault: bool) -> Program:
     """The backward pass of a root at zero is Inf: the scaler halves its scale at each step, and skips the step."""
     model = models.cnn((8, 16))
-    x = data.digits(1, 8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(1, 8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=3e-3)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
 
@@ -109,4 +109,4 @@ def gradient_overflows_at_any_scale(fault: bool) -> Program:
         scaler.step(optimizer)
         scaler.update()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))
