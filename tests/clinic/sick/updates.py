@@ -28,7 +28,7 @@ def optimizer_of_an_older_copy(fault: bool) -> Program:
     )
 
 
-@sick("weights-not-updated", steps=350, by=50, bound=0.12, layers=("head",))
+@sick("weights-not-updated", steps=350, by=50, bound=0.1, layers=("head",))
 def head_replaced_after_the_optimizer(fault: bool) -> Program:
     model = models.Recurrent(nn.LSTM, 8, 16, 100)
     head = nn.Linear(16, 10)
