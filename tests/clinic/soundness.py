@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ POINTS = 12  # at which the loss is taken
 RISE = 0.05  # of the way from the first loss to the best that the last one may lie above the best
 RATIOS = (1e-5, 0.3)  # ‖Δw‖/‖w‖ of the matrices, median over the run
 SILENT = 0.9  # share of a layer's ReLU units that no held-out sample activates
-SECONDS = 3.0
+SECONDS = 3.0  # of processor time
 
 
 @dataclass
@@ -61,9 +61,9 @@ def train(case: Case, seed: int) -> Course:
     for turn in range(1, case.steps + 1):
         sampled = turn == 1 or turn % max(1, case.steps // 25) == 0
         before = _matrices(program.model) if sampled else {}
-        start = perf_counter()
+        start = process_time()
         program.step(turn)
-        course.seconds += perf_counter() - start
+        course.seconds += process_time() - start
         for name, weight in _matrices(program.model).items() if sampled else ():
             if not torch.equal(weight, before[name]) and before[name].norm() > 0:
                 course.ratios.append(float((weight - before[name]).norm() / before[name].norm()))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.clinic import data
@@ -158,7 +159,8 @@ def noise_that_depends_on_the_input() -> Program:
     model = MeanAndVariance()
     criterion = nn.GaussianNLLLoss()
     optimizer = Adam(model.parameters(), lr=3e-3)
-    loader = data.batches(x, y, 64)
+    scheduler = CosineAnnealingLR(optimizer, T_max=500)
+    loader = data.batches(x, y, 128)
 
     def step(i: int) -> None:
         inputs, targets = next(loader)
@@ -168,6 +170,7 @@ def noise_that_depends_on_the_input() -> Program:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        scheduler.step()
 
     def loss(output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         out: Tensor = criterion(output[0], target, output[1])
