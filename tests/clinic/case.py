@@ -43,6 +43,7 @@ class Case:
         bound: ``Program.loss`` stays below it in healthy runs and their twins, and above it in sick ones (inf: the
             fault costs no loss).
         miss: Why netdoctor cannot get this case right yet; "" where it does.
+        note: Whether a note that names the fault is enough: it costs no loss.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case:
     by: int = 0
     bound: float = float("inf")
     miss: str = ""
+    note: bool = False
 
     @property
     def half(self) -> str:
@@ -61,12 +63,18 @@ class Case:
 
 
 def sick(
-    *causes: str, steps: int, by: int, bound: float, layers: tuple[str, ...] = (), miss: str = ""
+    *causes: str,
+    steps: int,
+    by: int,
+    bound: float = float("inf"),
+    layers: tuple[str, ...] = (),
+    miss: str = "",
+    note: bool = False,
 ) -> Callable[[Callable[[bool], Program]], Case]:
     """Make ``build(fault)`` a case with a fault that any of ``causes`` names rightly."""
 
     def wrap(build: Callable[[bool], Program]) -> Case:
-        return Case(_name(build), build, steps, causes, layers, by, bound, miss)
+        return Case(_name(build), build, steps, causes, layers, by, bound, miss, note)
 
     return wrap
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,8 +90,8 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(inputs, hidden) if tokens else nn.Identity()
-        self.recurrent = kind(hidden if tokens else inputs, hidden, num_layers=layers, batch_first=True)
-        self.head = nn.Linear(hidden, outputs)
+        self.recurrent: Any = kind(hidden if tokens else inputs, hidden, num_layers=layers, batch_first=True)
+        self.head: nn.Module = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.recurrent(self.embed(x))
