@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from pathlib import Path
 from time import process_time
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.clinic.case import Case, Program
+from tests.clinic.case import Program
+from tests.clinic.catalogue import Run, case_of, cases, runs
+from tests.clinic.pool import each
 
 POINTS = 12  # at which the loss is taken
 RISE = 0.05  # of the way from the first loss to the best that the last one may lie above the best
@@ -54,9 +53,10 @@ class Course:
         return [text for text, wrong in checks.items() if wrong]
 
 
-def train(case: Case, seed: int) -> Course:
-    torch.manual_seed(seed)
-    program, course = case.build(False), Course()
+def train(run: Run) -> Course:
+    torch.manual_seed(run.seed)
+    case, course = case_of(run), Course()
+    program = case.build(False)
     course.losses.append(_look(program))
     for turn in range(1, case.steps + 1):
         sampled = turn == 1 or turn % max(1, case.steps // 25) == 0
@@ -105,44 +105,35 @@ def _silent_units(course: Course) -> Iterator[None]:
         F.relu = original
 
 
-def cases() -> Iterator[tuple[str, Case]]:
-    for path in sorted((Path(__file__).parent / "healthy").glob("*.py")):
-        for case in list(vars(importlib.import_module(f"tests.clinic.healthy.{path.stem}")).values()):
-            if isinstance(case, Case):
-                yield path.stem, case
-
-
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.clinic.soundness", description=__doc__)
-    parser.add_argument("patterns", nargs="*", help="of the names of cases or files")
+    parser.add_argument("patterns", nargs="*", help="of the cases' names")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("-v", "--verbose", action="store_true", help="the losses of every seed")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    wrong = count = 0
-    print(f"{'case':44} steps seconds    bound  losses: first, best, last; largest       step ratio  silent")
-    for topic, case in cases():
-        patterns = arguments.patterns or ["*"]
-        if not any(fnmatch(name, pattern) for name in (topic, case.name) for pattern in patterns):
-            continue
-        courses = [train(case, seed) for seed in range(arguments.seeds)]
-        count += 1
-        first, best, last = (max(map(part, courses)) for part in (_first, _best, _last))
-        ratios = sorted(ratio for course in courses for ratio in course.ratios) or [math.nan]
+    done: dict[str, dict[int, Course]] = {}
+    for run, course in each(train, runs(arguments.seeds, ("healthy",), tuple(arguments.patterns)), arguments.jobs):
+        done.setdefault(run.case, {})[run.seed] = course
+    wrong = 0
+    print(f"{'case':56} steps seconds    bound  first loss       best       last        step ratio  silent")
+    for name, courses in done.items():
+        case, every = cases("healthy")[name], courses.values()
+        first, best, last = (max(map(part, every)) for part in (_first, _best, _last))
+        ratios = sorted(ratio for course in every for ratio in course.ratios) or [math.nan]
         low, high = ratios[len(ratios) // 10], ratios[-len(ratios) // 10]
         print(
-            f"{topic + '/' + case.name:44} {case.steps:5} {max(c.seconds for c in courses):7.2f} {case.bound:8.4g}"
-            f"  {first:9.4g} {best:9.4g} {last:9.4g}   {low:8.1e} … {high:8.1e}"
-            f" {max(course.silent for course in courses):6.0%}",
-            flush=True,
+            f"{name:56} {case.steps:5} {max(course.seconds for course in every):7.2f} {case.bound:8.4g}"
+            f"   {first:9.4g}  {best:9.4g}  {last:9.4g}  {low:.1e} … {high:.1e}"
+            f" {max(course.silent for course in every):6.0%}"
         )
-        for seed, course in enumerate(courses):
+        for seed, course in sorted(courses.items()):
             if arguments.verbose:
                 print(f"    {seed}: " + " ".join(f"{loss:.4g}" for loss in course.losses))
             for complaint in course.complaints(case.bound):
                 wrong += 1
                 print(f"  ! seed {seed}: {complaint}")
-    print(f"{count} cases, {wrong} complaints")
+    print(f"{len(done)} cases, {wrong} complaints")
     return wrong
 
 
