@@ -90,7 +90,7 @@ class Highway(nn.Module):
         return out
 
 
-@healthy(steps=250, bound=0.56)
+@healthy(steps=200, bound=0.56)
 def highway_with_closed_gates() -> Program:
     x, y, x_val, y_val = data.digits()
     model = nn.Sequential(nn.Linear(64, 48), *(Highway(48) for _ in range(5)), nn.Linear(48, 10))

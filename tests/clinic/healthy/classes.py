@@ -65,7 +65,7 @@ def a_fifth_of_the_labels_wrong() -> Program:
     wrong = torch.rand(len(y)) < 0.2
     y = torch.where(wrong, torch.randint(6, y.shape), y)
     model = mlp(10, 32, 6)
-    optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
     loader = data.batches(x, y, 64)
 
     def step(i: int) -> None:

@@ -71,7 +71,7 @@ class Plain(nn.Module):
         return out
 
 
-@healthy(steps=250, bound=0.56)
+@healthy(steps=180, bound=0.56)
 def convolutions_without_norm() -> Program:
     x, y, x_val, y_val = data.digits(1, 8, 8)
     model = Plain()

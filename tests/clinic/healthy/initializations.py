@@ -29,7 +29,7 @@ class ReZero(nn.Module):
         return out
 
 
-@healthy(steps=250, bound=0.59)
+@healthy(steps=220, bound=0.59)
 def residual_branches_that_start_at_zero() -> Program:
     x, y, x_val, y_val = data.digits()
     model = nn.Sequential(nn.Linear(64, 64), *(ReZero(64) for _ in range(8)), nn.Linear(64, 10))
@@ -148,7 +148,7 @@ def deep_linear_network_with_orthogonal_weights() -> Program:
     return Program(model, optimizer, step, mean_loss(model, x_val, y_val, F.mse_loss))
 
 
-@healthy(steps=180, bound=0.66)
+@healthy(steps=150, bound=0.66)
 def twelve_plain_layers_with_he_initialisation() -> Program:
     x, y, x_val, y_val = data.digits()
     model = models.mlp(64, *[64] * 11, 10)

@@ -41,12 +41,12 @@ def survival_by_partial_likelihood() -> Program:
     return Program(model, optimizer, step, loss)
 
 
-@healthy(steps=300, bound=0.43)
+@healthy(steps=400, bound=0.43)
 def preferences_between_pairs() -> Program:
     x = torch.randn(3000, 10)
     worth = x[:, 0] + torch.sin(2 * x[:, 1]) + x[:, 2].abs()
     model = nn.Sequential(models.mlp(10, 48, 1, activation=nn.ReLU), nn.Flatten(0))
-    optimizer = Adam(model.parameters(), lr=3e-3)
+    optimizer = Adam(model.parameters(), lr=2e-3)
 
     def pair_loss(size: int, low: int, high: int) -> Tensor:
         one, other = torch.randint(low, high, (2, size))
@@ -60,6 +60,6 @@ def preferences_between_pairs() -> Program:
 
     def loss() -> float:
         with torch.no_grad():
-            return pair_loss(4000, 2500, 3000).item()
+            return pair_loss(20_000, 2500, 3000).item()
 
     return Program(model, optimizer, step, loss)

@@ -18,7 +18,7 @@ from tests.clinic.turns import Loop, turns
 def gru_over_image_rows() -> Program:
     x, y, x_val, y_val = data.digits(8, 8)
     model = models.Recurrent(nn.GRU, 8, 48, 10)
-    optimizer = Adam(model.parameters(), lr=4e-3)
+    optimizer = Adam(model.parameters(), lr=3e-3)
     criterion = nn.CrossEntropyLoss()
     loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
 

@@ -95,7 +95,7 @@ def half_of_the_units_dropped() -> Program:
 
 @healthy(steps=400, bound=0.19)
 def sigmoid_output_with_bce() -> Program:
-    x, y, x_val, y_val = data.moons()
+    x, y, x_val, y_val = data.moons(2000)
     y, y_val = y.float(), y_val.float()
     model = nn.Sequential(
         nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1), nn.Sigmoid(), nn.Flatten(0)

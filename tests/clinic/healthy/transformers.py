@@ -208,12 +208,12 @@ def largest_of_a_set_by_attention() -> Program:
     return Program(model, optimizer, step, mean_loss(model, x_val, y_val, F.mse_loss))
 
 
-@healthy(steps=300, bound=0.27)
+@healthy(steps=400, bound=0.27)
 def experts_with_balance_loss() -> Program:
-    x, y, x_val, y_val = data.spirals(1500)
+    x, y, x_val, y_val = data.spirals(3000)
     experts = models.MixtureOfExperts(32, 32, 3, experts=4)
     model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), experts)
-    optimizer = Adam(model.parameters(), lr=5e-3)
+    optimizer = Adam(model.parameters(), lr=3e-3)
     loader = data.batches(x, y, 100)
 
     def step(i: int) -> None:
