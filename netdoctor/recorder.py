@@ -90,7 +90,8 @@ class Recorder:
         self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
         self._solo = 0  # id of the optimizer whose steps are rested over
         self._closures = False  # whether an optimizer calls a closure
-        self._spent = 0.0
+        self._spent = self._prelude_spent = 0.0
+        self._ticked = 0  # the last step at which the clock was looked at
         if optimizer is not None:
             self._holdings.of(optimizer, self._names)
         self._activations.attach(model, modules)
@@ -273,21 +274,23 @@ class Recorder:
 
     def _end(self, start: float) -> None:
         """Account for the step and plan the next one."""
-        judging = perf_counter()
-        spent = self._spent + self._activations.spent + judging - start
+        own = self._spent + self._activations.spent + perf_counter() - start
         schedule = self._schedule
+        cost = schedule.tick(own, max(self.step - self._ticked, 1), self._sampled)
+        self._ticked = self.step
         if self._sampled:
-            schedule.sampling.done(self.step, spent, schedule.step_seconds)
+            schedule.sampling.done(self.step, cost + self._prelude_spent, schedule.step_seconds)
             if self._losses.several != self.history.facts.several_losses:
                 self.history.facts = self.history.facts.with_changes(several_losses=self._losses.several)
             self._step_ended()
+        self._prelude_spent = own if self._prelude and not self._sampled else 0.0
         if self._scalars.waiting >= KEPT or self._readings.waiting >= SAMPLES:
             self.flush(wait=False)
         if self._losses.non_finite and self._bursts < BURSTS:
             self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
         self._plan()
-        schedule.tick(spent + perf_counter() - judging)
+        schedule.resume()
 
     def _plan(self) -> None:
         """Prepare the next step."""
@@ -317,7 +320,6 @@ class Recorder:
         self._rest = 0
         for holding in self._holdings.at_work(self._rested_from - 1):
             holding.step = self.step
-        self._schedule.tick(0.0, max(self.step - self._rested_from, 1))
 
     def _read_graph(self, root: structure.Node) -> None:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""

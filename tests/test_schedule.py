@@ -18,9 +18,9 @@ def run(schedule: Schedule, steps: int, step_seconds: float, sample_seconds: flo
             own = sample_seconds
             sampled.append(step)
         now += step_seconds + own
-        schedule.tick(own)
+        cost = schedule.tick(own, sampled=own > 0)
         if own:
-            schedule.sampling.done(step, own, schedule.step_seconds)
+            schedule.sampling.done(step, cost, schedule.step_seconds)
     return sampled
 
 
@@ -70,6 +70,28 @@ def test_a_stretch_of_steps_counts_as_their_mean():
         schedule.tick(0.0, steps)
     assert schedule.step_seconds == pytest.approx(0.1)
     assert schedule.seconds == pytest.approx(5.1)
+
+
+def test_what_the_host_does_not_see_of_a_sample_counts_too():
+    """Work on a device, spoiled caches: the sampled step takes longer than netdoctor's own time on the host."""
+    schedule = Schedule(0.01, None)
+    now = 0.0
+    schedule.clock = lambda: now
+    costs = []
+    for step in range(60):
+        sampled = step % 10 == 9
+        now += 0.15 if sampled else 0.1
+        cost = schedule.tick(0.01 if sampled else 0.0, sampled=sampled)
+        costs += [cost] if sampled else []
+    assert costs == pytest.approx([0.05] * 6)
+    assert schedule.step_seconds == pytest.approx(0.1)
+
+
+def test_one_hiccup_is_not_the_price_of_a_sample():
+    schedule = Schedule(0.01, None)
+    for step in range(100, 109):
+        schedule.sampling.done(step, 0.01 if step != 104 else 5.0, 1.0)
+    assert schedule.sampling.spent == pytest.approx(0.01 * 8 + 0.03)
 
 
 def test_overhead_is_the_share_of_the_time():

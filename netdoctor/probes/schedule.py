@@ -11,7 +11,9 @@ from time import perf_counter
 DENSE_STEPS = 20  # every step up to here: faults of the start show in the first steps
 STARTUP_STEPS = 50  # every 5th up to here
 STARTUP_SECONDS = 2.0  # the start may cost this much in all, whatever the budget
-MARGIN = 0.5  # share of the budget that is planned: caches that a sample spoils are not measured
+MARGIN = 0.5  # share of the budget that is planned: the costs of single samples scatter by as much
+HICCUP = 3.0  # times the median cost that a single cost counts at most: the machine does other things, too
+FEWEST = 5  # steps without a sample that tell how long a step takes
 LONGEST = 5000  # steps between samples at most, or 10 % of the run if that is longer
 
 
@@ -36,8 +38,8 @@ class Pace:
 
     def done(self, step: int, seconds: float, step_seconds: float) -> None:
         """Note what it cost at ``step`` and plan the next, given the duration of a step without it."""
-        self.spent += seconds
         self._costs.append(seconds)
+        self.spent += min(seconds, HICCUP * median(self._costs))
         if self.every is not None:
             self.next = step + self.every
         elif step < DENSE_STEPS and self.spent < STARTUP_SECONDS:
@@ -57,23 +59,41 @@ class Schedule:
         self.judging = Pace(budget * 0.3)
         self.clock = perf_counter  # a benchmark that runs other things between the steps gives its own
         self.seconds = 0.0  # of training, netdoctor's share included
-        self._durations: deque[float] = deque(maxlen=33)
+        self._plain: deque[float] = deque(maxlen=33)  # durations of steps without a sample
+        self._sampled: deque[float] = deque(maxlen=33)  # of those with one, netdoctor's part left out
         self._last = 0.0
 
-    def tick(self, own: float, steps: int = 1) -> None:
-        """So many steps ended just now, of which netdoctor took ``own`` seconds."""
+    def tick(self, own: float, steps: int = 1, sampled: bool = False) -> float:
+        """So many steps ended just now, of which netdoctor took ``own`` seconds on the host.
+
+        Returns:
+            What a sample cost: ``own``, or by how much the step took longer than those without a sample. The work of a
+            device and the caches that a sample spoils show only there.
+        """
         now = self.clock()
+        cost = own
         if not self._last:
             self.seconds += own  # how long the first step took is not known
         else:
-            self.seconds += now - self._last
-            self._durations.append(max(now - self._last - own, 0.0) / steps)
+            duration = now - self._last
+            self.seconds += duration
+            if sampled and len(self._plain) >= FEWEST:
+                cost = max(own, duration - median(self._plain))
+            (self._sampled if sampled else self._plain).append(max(duration - own, 0.0) / steps)
+        self._last = now
+        return cost
+
+    def resume(self) -> None:
+        """The next step begins just now: what netdoctor did since the last one ended is none of it."""
+        now = self.clock()
+        self.seconds += now - self._last
         self._last = now
 
     @property
     def step_seconds(self) -> float:
         """Median duration of a step without netdoctor: validation passes between steps do not count."""
-        return median(self._durations) if self._durations else 0.0
+        durations = self._plain if len(self._plain) >= FEWEST else [*self._plain, *self._sampled]
+        return median(durations) if durations else 0.0
 
     @property
     def spent(self) -> float:
