@@ -13,7 +13,7 @@ from rich.progress import track
 
 from tests.clinic import peers
 from tests.clinic.catalogue import Group, Run, runs
-from tests.clinic.examination import Result, examine
+from tests.clinic.examination import TURN_SECONDS, Result, examine
 from tests.clinic.pool import each
 from tests.clinic.table import Table, complaints, tables
 
@@ -31,6 +31,12 @@ def main() -> int:
     )
     parser.add_argument("--every", type=int, help="sample every so many steps instead of keeping to the budget")
     parser.add_argument("--budget", type=float, help="share of the time that netdoctor may take instead of its default")
+    parser.add_argument(
+        "--turn-seconds",
+        type=float,
+        default=TURN_SECONDS,
+        help="that a turn takes longer on the clock that the budget goes by (default 0.1): these models are toys",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each (default 2)")
     parser.add_argument(
         "--peers", action="store_true", help="also run other packages that do this job, where installed"
@@ -43,7 +49,8 @@ def main() -> int:
     console = terminal if terminal.is_terminal else Console(width=WIDTH)
     groups: tuple[Group, ...] = (arguments.only,) if arguments.only else GROUPS
     chosen = runs(arguments.seeds, groups, tuple(arguments.cases), arguments.half)
-    task = functools.partial(examine, every=arguments.every, budget=arguments.budget)
+    settings = {"every": arguments.every, "budget": arguments.budget, "turn_seconds": arguments.turn_seconds}
+    task = functools.partial(examine, **settings)
     results = _examined(task, chosen, arguments.jobs, console, "netdoctor")
     made = tables(results)
     if arguments.peers:
@@ -61,7 +68,7 @@ def main() -> int:
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     if arguments.write:
         arguments.write.parent.mkdir(parents=True, exist_ok=True)
-        arguments.write.write_text(_page(made, wrong, arguments.seeds))
+        arguments.write.write_text(_page(made, wrong, arguments))
     return len(wrong)
 
 
@@ -85,13 +92,16 @@ def _compared(results: list[Result], chosen: list[Run], jobs: int, console: Cons
     return Table("Other packages on the same runs", peers.COLUMNS, tuple(rows))
 
 
-def _page(made: list[Table], wrong: list[str], seeds: int) -> str:
+def _page(made: list[Table], wrong: list[str], arguments: argparse.Namespace) -> str:
     commit = subprocess.run(("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=True).stdout
+    options = [f"`{name}={value}`" for name in ("every", "budget") if (value := getattr(arguments, name)) is not None]
+    settings = " and ".join(options) or "its default settings"
     head = (
         "# The clinic\n\nReal training programs, each with a known fault and its healthy twin, and healthy runs, under "
-        f"`netdoctor.watch` with its default settings. Commit {commit.strip()}, {seeds} seeds a case; made by "
-        "`python -m tests.clinic --write docs/clinic.md`.\n\nThresholds are tuned on one half of the cases, and "
-        "tested on the other.\n"
+        f"`netdoctor.watch` with {settings}. These programs are toys: on the clock by which netdoctor keeps to its "
+        f"budget, a turn takes {arguments.turn_seconds:g} s longer. Commit {commit.strip()}, seeds a case: "
+        f"{arguments.seeds}. Made by `python -m tests.clinic --write docs/clinic.md`.\n\nThresholds are tuned on one "
+        "half of the cases, and tested on the other.\n"
     )
     listed = "## What went wrong\n\n" + "\n".join(f"* {line}" for line in wrong) + "\n" if wrong else ""
     return "\n".join([head, *(table.markdown() for table in made), listed])

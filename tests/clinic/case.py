@@ -43,7 +43,7 @@ class Case:
         bound: ``Program.loss`` stays below it in healthy runs and their twins, and above it in sick ones (inf: the
             fault costs no loss).
         miss: Why netdoctor cannot get this case right yet; "" where it does.
-        note: Whether a note that names the fault is enough: it costs no loss.
+        note: Whether a note that names the fault is enough: it costs little or nothing.
     """
 
     name: str

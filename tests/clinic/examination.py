@@ -14,6 +14,8 @@ from netdoctor.reporters import Report
 from tests.clinic.case import Case
 from tests.clinic.catalogue import Run, case_of
 
+TURN_SECONDS = 0.1  # of a real training: in a toy's hundredth of it the budget leaves no time for a diagnosis
+
 
 @dataclass(frozen=True)
 class Said:
@@ -58,7 +60,7 @@ class Result:
 
     @property
     def flags(self) -> tuple[Said, ...]:
-        """What counts as an alarm: warnings and errors; notes too where the fault costs no loss."""
+        """What counts as an alarm: warnings and errors; notes too where the fault costs little."""
         least = Severity.NOTE if self.note else Severity.WARNING
         return tuple(said for said in self.said if said.severity >= least)
 
@@ -123,14 +125,20 @@ class Listener:
                 self.failures[skipped.reason] = None
 
 
-def examine(run: Run, every: int | None = None, budget: float | None = None) -> Result:
-    """Make one run under netdoctor's default settings, or with another ``every`` or ``budget``."""
+def examine(
+    run: Run, every: int | None = None, budget: float | None = None, turn_seconds: float = TURN_SECONDS
+) -> Result:
+    """Make one run under netdoctor's default settings, or with another ``every`` or ``budget``.
+
+    On the clock by which netdoctor keeps to its budget, each turn takes ``turn_seconds`` longer than it does.
+    """
     case = case_of(run)
     listener = Listener()
     torch.manual_seed(run.seed)
     program = case.build(run.group == "sick")
     options: dict[str, Any] = {} if budget is None else {"budget": budget}
     monitor = netdoctor.watch(program.model, reporters=[listener], every=every, **options)
+    monitor._schedule.clock = lambda: perf_counter() + turn_seconds * listener.turn
     start = perf_counter()
     try:
         for turn in range(1, case.steps + 1):

@@ -18,12 +18,11 @@ SICK, HEALTHY = cases("sick"), cases("healthy")
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> dict[str, Result]:
     """Of the cases whose tests are to run, all made at once: two processes are faster than one."""
-    chosen = {
-        name
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec")
-        for name in (item.callspec.params["name"],)
-    }
+    tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
+    chosen = {str(item.callspec.params["name"]) for item in tests}
+    waiting = sum(not RULES.intersection(SICK[name].causes) for name in chosen & SICK.keys())
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n{waiting} of {len(chosen & SICK.keys())} sick cases wait for their rules")
     runs = [Run(name, "sick", 0) for name, case in SICK.items() if name in chosen and RULES.intersection(case.causes)]
     runs += [Run(name, "healthy", 0) for name in HEALTHY if name in chosen]
     return {run.case: result for run, result in each(examine, runs)}

@@ -85,25 +85,33 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("-v", "--verbose", action="store_true", help="the curves of the first seed too")
     arguments = parser.parse_args()
+    chosen = sorted(runs(arguments.seeds, patterns=tuple(arguments.patterns)))
     done: dict[str, dict[Run, Outcome]] = {}
-    for run, outcome in each(train, runs(arguments.seeds, patterns=tuple(arguments.patterns)), arguments.jobs):
-        done.setdefault(run.case, {})[run] = outcome
     found = []
     print(f"{'case':40} {'steps':>5} {'bound':>8}   sick min … max           healthy min … max        seconds")
-    for name, outcomes in done.items():
-        case = case_of(next(iter(outcomes)))
-        sick = [outcome.loss for run, outcome in outcomes.items() if run.group == "sick"]
-        well = [outcome.loss for run, outcome in outcomes.items() if run.group != "sick"]
-        spans = [f"{min(some):.4g} … {max(some):.4g}" if some else "" for some in (sick, well)]
-        seconds = max(outcome.seconds for outcome in outcomes.values())
-        print(f"{name:40} {case.steps:5} {case.bound:8.4g}   {spans[0]:24} {spans[1]:24} {seconds:6.1f}")
-        if arguments.verbose:
-            for run, outcome in sorted(outcomes.items()):
-                if run.seed == 0:
-                    print(f"    {run.group:8} train {_curve(outcome.train)}\n             val   {_curve(outcome.val)}")
-        found += complaints(name, outcomes)
+    for run, outcome in each(train, chosen, arguments.jobs):
+        outcomes = done.setdefault(run.case, {})
+        outcomes[run] = outcome
+        if len(outcomes) == sum(other.case == run.case for other in chosen):
+            print(_line(run.case, outcomes), flush=True)
+            if arguments.verbose:
+                for other, shown in sorted(outcomes.items()):
+                    if other.seed == 0:
+                        print(
+                            f"    {other.group:8} train {_curve(shown.train)}\n             val   {_curve(shown.val)}"
+                        )
+            found += complaints(run.case, outcomes)
     print("\n".join([f"{len(done)} cases, {len(found)} complaints", *found]))
     return len(found)
+
+
+def _line(name: str, outcomes: dict[Run, Outcome]) -> str:
+    case = case_of(next(iter(outcomes)))
+    sick = [outcome.loss for run, outcome in outcomes.items() if run.group == "sick"]
+    well = [outcome.loss for run, outcome in outcomes.items() if run.group != "sick"]
+    spans = [f"{min(some):.4g} … {max(some):.4g}" if some else "" for some in (sick, well)]
+    seconds = max(outcome.seconds for outcome in outcomes.values())
+    return f"{name:40} {case.steps:5} {case.bound:8.4g}   {spans[0]:24} {spans[1]:24} {seconds:6.1f}"
 
 
 def _curve(values: list[float], points: int = 10) -> str:

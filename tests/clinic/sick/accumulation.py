@@ -15,8 +15,8 @@ from tests.clinic.loops import cross_entropy, errors, mean_loss
 @sick("stale-gradient", steps=200, by=50, bound=0.5)
 def zero_grad_missing(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
 
@@ -27,14 +27,14 @@ def zero_grad_missing(fault: bool) -> Program:
         criterion(model(inputs), targets).backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("stale-gradient", steps=200, by=50, bound=0.5)
 def zero_grad_missing_with_adam(fault: bool) -> Program:
     model = models.Recurrent(nn.GRU, 8, 32, 10)
-    x = data.digits(8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=1e-2)
 
     def step(i: int) -> None:
@@ -45,7 +45,7 @@ def zero_grad_missing_with_adam(fault: bool) -> Program:
         if not fault:
             model.zero_grad()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("stale-gradient", steps=250, by=50, bound=0.4)
@@ -76,8 +76,8 @@ def critic_keeps_the_generators_gradients(fault: bool) -> Program:
 @sick("weights-not-updated", "no-gradient", steps=150, by=50, bound=0.3)
 def zero_grad_between_backward_and_step(fault: bool) -> Program:
     model = models.cnn((8, 16))
-    x = data.digits(1, 8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(1, 8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=3e-3)
 
     def step(i: int) -> None:
@@ -89,4 +89,4 @@ def zero_grad_between_backward_and_step(fault: bool) -> Program:
             optimizer.zero_grad()
         optimizer.step()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))

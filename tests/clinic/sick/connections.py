@@ -31,8 +31,8 @@ def detached_branch(fault: bool) -> Program:
             return out
 
     model = TwoBranches()
-    x = data.digits()
-    return supervised(model, Adam(model.parameters(), lr=3e-3), x, criterion, errors(model, x.x, x.y))
+    task = data.digits()
+    return supervised(model, Adam(model.parameters(), lr=3e-3), task, criterion, errors(model, task.x, task.y))
 
 
 @sick("no-gradient", steps=150, by=50, bound=0.2, layers=ENCODER)
@@ -51,11 +51,13 @@ def encoder_under_no_grad(fault: bool) -> Program:
             return out
 
     model = Classifier()
-    x = data.digits(1, 8, 8)
-    return supervised(model, Adam(model.parameters(), lr=5e-3), x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    task = data.digits(1, 8, 8)
+    return supervised(
+        model, Adam(model.parameters(), lr=5e-3), task, nn.CrossEntropyLoss(), errors(model, task.x, task.y)
+    )
 
 
-@sick("no-gradient", steps=300, by=50, bound=0.15, layers=("extra",))
+@sick("no-gradient", steps=300, by=50, bound=0.15, layers=("extra",), note=True)
 def layers_forgotten_in_forward(fault: bool) -> Program:
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -72,9 +74,9 @@ def layers_forgotten_in_forward(fault: bool) -> Program:
             return out
 
     model = Network()
-    x = data.spirals()
+    task = data.spirals()
     optimizer = Adam(model.parameters(), lr=1e-2)
-    return supervised(model, optimizer, x, criterion, mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, criterion, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("no-gradient", steps=300, by=50, bound=0.24, layers=("encoder", "encoder.0", "encoder.2"))
@@ -127,12 +129,12 @@ def features_through_numpy(fault: bool) -> Program:
     return Program(model, optimizer, step, loss)
 
 
-@sick("no-gradient", "weights-not-updated", steps=200, by=50, bound=0.05)
+@sick("no-gradient", "weights-not-updated", steps=200, by=50, bound=0.05, layers=("0", "4", "9"))
 def everything_frozen_but_batchnorm(fault: bool) -> Program:
     model = models.cnn((6, 8))
     if fault:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = name.split(".")[0] in ("1", "5")
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))

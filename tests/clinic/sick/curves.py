@@ -16,20 +16,20 @@ from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 @sick("diverging-loss", "not-learning", steps=200, by=60, bound=0.5)
 def sign_of_the_loss_flipped(fault: bool) -> Program:
     model = models.mlp(64, 64, 10)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.1)
     criterion = nn.CrossEntropyLoss()
     sign = -1.0 if fault else 1.0
-    loss = mean_loss(model, x.x, x.y, cross_entropy)
-    return supervised(model, optimizer, x, lambda p, t: sign * criterion(p, t), loss)
+    loss = mean_loss(model, task.x, task.y, cross_entropy)
+    return supervised(model, optimizer, task, lambda p, t: sign * criterion(p, t), loss)
 
 
 @sick("diverging-loss", "not-learning", "learning-rate-too-large", steps=200, by=60, bound=0.5)
 def optimizer_that_maximises(fault: bool) -> Program:
     model = models.Recurrent(nn.GRU, 1, 32, 1)
-    x = data.waves()
+    task = data.waves()
     optimizer = Adam(model.parameters(), lr=3e-3, maximize=fault)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
 @sick("diverging-loss", "exploding-gradient", "learning-rate-too-large", steps=300, by=200, bound=0.5)
@@ -62,8 +62,8 @@ def feedback_into_its_own_targets(fault: bool) -> Program:
 def batch_with_broken_targets(fault: bool) -> Program:
     """The rows of one file carry a target in another unit."""
     model = models.mlp(10, 32, 1)
-    x = data.friedman()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.friedman()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
 
     def step(i: int) -> None:
@@ -74,19 +74,19 @@ def batch_with_broken_targets(fault: bool) -> Program:
         F.mse_loss(model(inputs), targets).backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, F.mse_loss))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, F.mse_loss))
 
 
 @sick("loss-spike", steps=400, by=200)
 def corrupted_image_in_each_epoch(fault: bool) -> Program:
     model = models.cnn((8, 16), norm=False)
-    x = data.digits(1, 8, 8)
-    images = x.x.clone()
+    task = data.digits(1, 8, 8)
+    images = task.x.clone()
     if fault:
         images[:6] = 60 * torch.randn(6, 1, 8, 8)  # decoded with the wrong number of bits
     optimizer = Adam(model.parameters(), lr=2e-3)
     return supervised(
-        model, optimizer, x._replace(x=images), lambda p, t: F.cross_entropy(p, t), errors(model, x.x, x.y)
+        model, optimizer, task._replace(x=images), lambda p, t: F.cross_entropy(p, t), errors(model, task.x, task.y)
     )
 
 
@@ -94,8 +94,8 @@ def corrupted_image_in_each_epoch(fault: bool) -> Program:
 def restart_of_the_learning_rate(fault: bool) -> Program:
     """A warm restart a hundred times above the first learning rate."""
     model = models.mlp(64, 64, 64, 10)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
     scheduler = LambdaLR(optimizer, lambda i: 25.0 if fault and 180 <= i < 183 else 1.0)
-    loss = mean_loss(model, x.x, x.y, cross_entropy)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, scheduler=scheduler)
+    loss = mean_loss(model, task.x, task.y, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, scheduler=scheduler)

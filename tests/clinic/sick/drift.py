@@ -16,19 +16,19 @@ from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 def deep_tanh_network_without_batchnorm(fault: bool) -> Program:
     model = models.mlp(64, *[48] * 8, 10, activation=nn.Tanh, norm=not fault)
     models.initialise(model, nn.init.xavier_normal_)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.2, momentum=0.9)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
 @sick("covariate-shift", "learning-rate-too-large", "dead-units", steps=200, by=150, bound=0.95)
 def deep_convolutions_without_batchnorm(fault: bool) -> Program:
     model = models.cnn((12, 12, 12, 12, 12, 12), norm=not fault)
     models.initialise(model, nn.init.kaiming_normal_)
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.2, momentum=0.9)
     return supervised(
-        model, optimizer, x, lambda p, t: F.cross_entropy(p, t), mean_loss(model, x.x, x.y, cross_entropy)
+        model, optimizer, task, lambda p, t: F.cross_entropy(p, t), mean_loss(model, task.x, task.y, cross_entropy)
     )
 
 
@@ -36,9 +36,9 @@ def deep_convolutions_without_batchnorm(fault: bool) -> Program:
 def data_sorted_by_class(fault: bool) -> Program:
     """No shuffling: each batch holds one class."""
     model = models.mlp(64, 64, 10)
-    x = data.digits()
-    order = x.y.argsort() if fault else torch.arange(len(x.y))
-    inputs, targets = x.x[order], x.y[order]
+    task = data.digits()
+    order = task.y.argsort() if fault else torch.arange(len(task.y))
+    inputs, targets = task.x[order], task.y[order]
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
 
     def step(i: int) -> None:
@@ -47,4 +47,4 @@ def data_sorted_by_class(fault: bool) -> Program:
         F.cross_entropy(model(inputs[start : start + 32]), targets[start : start + 32]).backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))

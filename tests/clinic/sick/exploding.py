@@ -28,12 +28,19 @@ def relu_rnn_with_growing_state(fault: bool) -> Program:
             return out
 
     model = Reader()
-    x = data.adding(length=20)
+    task = data.adding(length=20)
     optimizer = Adam(model.parameters(), lr=3e-3)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
-@sick("exploding-gradient", "poor-initialization", steps=150, by=50, bound=0.5)
+@sick(
+    "exploding-gradient",
+    "poor-initialization",
+    steps=150,
+    by=50,
+    bound=0.5,
+    layers=tuple(f"blocks.{place}{part}" for place in range(30) for part in ("", ".0", ".2")),
+)
 def thirty_residual_blocks_without_norm(fault: bool) -> Program:
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -51,18 +58,18 @@ def thirty_residual_blocks_without_norm(fault: bool) -> Program:
             return out
 
     model = Network()
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.01)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), mean_loss(model, task.x, task.y, cross_entropy))
 
 
-@sick("exploding-gradient", "learning-rate-too-large", steps=200, by=50, bound=4.0)
+@sick("exploding-gradient", "learning-rate-too-large", steps=200, by=50, bound=2.63)
 def language_model_without_clipping(fault: bool) -> Program:
     """As in torch's example of a word language model: a huge learning rate that only clipping makes possible."""
     model = models.RecurrentLanguageModel(nn.RNN, len(data.alphabet()), 48)
-    x = data.text(32)
-    loader = data.batches(x.x, x.y, 16)
-    optimizer = SGD(model.parameters(), lr=10.0)
+    task = data.text(32)
+    loader = data.batches(task.x, task.y, 16)
+    optimizer = SGD(model.parameters(), lr=6.0)
 
     def step(i: int) -> None:
         tokens, targets = next(loader)
@@ -72,7 +79,7 @@ def language_model_without_clipping(fault: bool) -> Program:
             nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x_val, x.y_val, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x_val, task.y_val, cross_entropy))
 
 
 @sick("exploding-gradient", "learning-rate-too-large", steps=200, by=50, bound=0.6)
@@ -85,6 +92,6 @@ def product_of_features(fault: bool) -> Program:
 
     model = models.mlp(10, 32, 32, 32, 1, activation=Polynomial)
     models.initialise(model, nn.init.xavier_normal_)
-    x = data.friedman()
+    task = data.friedman()
     optimizer = SGD(model.parameters(), lr=0.02)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))

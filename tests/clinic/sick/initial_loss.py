@@ -21,9 +21,9 @@ def huge_head_on_a_frozen_backbone(fault: bool) -> Program:
     if fault:
         nn.init.normal_(head[1].weight, 0, 3.0)
     model = nn.Sequential(backbone, *head)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(head.parameters(), lr=0.05)
-    return supervised(model, optimizer, x, criterion, mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, criterion, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("unexpected-initial-loss", "poor-initialization", steps=20, by=5, bound=3.1, layers=("head", "embed"))
@@ -31,9 +31,11 @@ def language_model_with_unit_normal_tied_head(fault: bool) -> Program:
     model = models.Decoder(len(data.alphabet()), 24, width=48)
     model.head.weight = model.embed.weight
     nn.init.normal_(model.embed.weight, std=1.0 if fault else 0.02)
-    x = data.text(24)
+    task = data.text(24)
     optimizer = Adam(model.parameters(), lr=3e-3)
-    return supervised(model, optimizer, x, cross_entropy, mean_loss(model, x.x_val, x.y_val, cross_entropy), batch=16)
+    return supervised(
+        model, optimizer, task, cross_entropy, mean_loss(model, task.x_val, task.y_val, cross_entropy), batch=16
+    )
 
 
 @sick("unexpected-initial-loss", steps=200, by=5, bound=0.5, layers=("7",))
@@ -42,6 +44,6 @@ def wrong_bias_of_last_layer(fault: bool) -> Program:
     last = len(model) - 1
     if fault:
         nn.init.normal_(model[last].bias, 0, 12.0)
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), mean_loss(model, task.x, task.y, cross_entropy))

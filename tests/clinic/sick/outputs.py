@@ -14,14 +14,14 @@ from tests.clinic.data import Data
 from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 
 
-@sick("redundant-softmax", steps=250, by=5, bound=0.15)
+@sick("redundant-softmax", steps=250, by=5, bound=0.15, layers=("4", "5"))
 def softmax_before_cross_entropy(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
     if fault:
         model.append(nn.Softmax(dim=1))
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.1)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
 @sick("redundant-softmax", steps=150, by=5, bound=0.1)
@@ -36,9 +36,9 @@ def softmax_in_forward(fault: bool) -> Program:
             return F.softmax(logits, dim=-1) if fault else logits
 
     model = Classifier()
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return supervised(model, optimizer, x, criterion, errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, criterion, errors(model, task.x, task.y))
 
 
 @sick("redundant-softmax", "wrong-output-activation", steps=300, by=5, bound=0.5)
@@ -46,15 +46,15 @@ def sigmoid_before_loss_with_logits(fault: bool) -> Program:
     model = models.mlp(20, 32, 8)
     if fault:
         model.append(nn.Sigmoid())
-    x = data.multilabel()
+    task = data.multilabel()
     optimizer = Adam(model.parameters(), lr=3e-3)
 
     def loss() -> float:
         with torch.no_grad():
-            chances = model(x.x) if isinstance(model[-1], nn.Sigmoid) else model(x.x).sigmoid()
-            return float(F.binary_cross_entropy(chances, x.y))
+            chances = model(task.x) if isinstance(model[-1], nn.Sigmoid) else model(task.x).sigmoid()
+            return float(F.binary_cross_entropy(chances, task.y))
 
-    return supervised(model, optimizer, x, nn.BCEWithLogitsLoss(), loss)
+    return supervised(model, optimizer, task, nn.BCEWithLogitsLoss(), loss)
 
 
 @sick("redundant-softmax", steps=150, by=5, bound=4.2)
@@ -65,24 +65,26 @@ def softmax_over_the_vocabulary(fault: bool) -> Program:
             return logits.softmax(-1) if fault else logits
 
     model = LanguageModel(nn.GRU, len(data.alphabet()), 48)
-    x = data.text(24)
+    task = data.text(24)
     optimizer = Adam(model.parameters(), lr=1e-2)
 
     def surprise(p: Tensor, t: Tensor) -> Tensor:
         chances = p if bool((p >= 0).all()) else p.softmax(-1)
         return -chances.gather(-1, t.unsqueeze(-1)).clamp_min(1e-9).log().mean()
 
-    return supervised(model, optimizer, x, cross_entropy, mean_loss(model, x.x_val, x.y_val, surprise), batch=16)
+    return supervised(
+        model, optimizer, task, cross_entropy, mean_loss(model, task.x_val, task.y_val, surprise), batch=16
+    )
 
 
-@sick("wrong-output-activation", steps=200, by=5, bound=0.2)
+@sick("wrong-output-activation", steps=200, by=5, bound=0.2, layers=("4", "5"))
 def relu_on_logits(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
     if fault:
         model.append(nn.ReLU())
-    x = data.digits()
+    task = data.digits()
     optimizer = Adam(model.parameters(), lr=1e-2)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("wrong-output-activation", "redundant-softmax", steps=250, by=5, bound=0.4)
@@ -90,21 +92,21 @@ def sigmoid_on_logits(fault: bool) -> Program:
     model = models.Recurrent(nn.GRU, 8, 48, 10)
     if fault:
         model.head = nn.Sequential(model.head, nn.Sigmoid())
-    x = data.digits(8, 8)
+    task = data.digits(8, 8)
     optimizer = Adam(model.parameters(), lr=5e-3)
     return supervised(
-        model, optimizer, x, lambda p, t: F.cross_entropy(p, t), mean_loss(model, x.x, x.y, cross_entropy)
+        model, optimizer, task, lambda p, t: F.cross_entropy(p, t), mean_loss(model, task.x, task.y, cross_entropy)
     )
 
 
-@sick("wrong-output-activation", steps=300, by=5, bound=0.4)
+@sick("wrong-output-activation", steps=300, by=5, bound=0.4, layers=("2", "3"))
 def sigmoid_on_a_regression(fault: bool) -> Program:
     model = models.mlp(10, 32, 1)
     if fault:
         model.append(nn.Sigmoid())
-    x = data.friedman()
+    task = data.friedman()
     optimizer = Adam(model.parameters(), lr=5e-3)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
 @sick("wrong-output-activation", "dead-units", steps=300, by=5, bound=0.081)
@@ -115,9 +117,9 @@ def relu_on_a_regression(fault: bool) -> Program:
             return F.relu(answer) if fault else answer
 
     model = Forecaster(nn.LSTM, 1, 24, 1)
-    x = data.waves()
+    task = data.waves()
     optimizer = Adam(model.parameters(), lr=5e-3)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
 @sick("wrong-output-activation", "unnormalized-target", steps=250, by=5, bound=0.66)
@@ -125,14 +127,14 @@ def tanh_on_targets_beyond_one(fault: bool) -> Program:
     model = models.mlp(10, 32, 32, 1)
     if fault:
         model.append(nn.Tanh())
-    x = data.friedman()
-    x = x._replace(y=1.5 * x.y + 2)
+    task = data.friedman()
+    task = task._replace(y=1.5 * task.y + 2)
 
     optimizer = Adam(model.parameters(), lr=5e-3)
-    return supervised(model, optimizer, x, nn.L1Loss(), mean_loss(model, x.x, x.y, F.l1_loss))
+    return supervised(model, optimizer, task, nn.L1Loss(), mean_loss(model, task.x, task.y, F.l1_loss))
 
 
-@sick("wrong-output-activation", steps=300, by=5, bound=0.4)
+@sick("wrong-output-activation", steps=300, by=5, bound=0.4, layers=("6", "7"))
 def sigmoid_on_standardised_pixels(fault: bool) -> Program:
     model = models.mlp(64, 48, 16, 48, 64)
     if fault:
@@ -143,15 +145,15 @@ def sigmoid_on_standardised_pixels(fault: bool) -> Program:
     return supervised(model, optimizer, images, nn.MSELoss(), mean_loss(model, x, x, F.mse_loss))
 
 
-@sick("constant-output", "wrong-output-activation", steps=200, by=5, bound=0.2)
+@sick("constant-output", "wrong-output-activation", steps=200, by=5, bound=0.2, layers=("2", "3"))
 def softmax_over_one_unit(fault: bool) -> Program:
     model = models.mlp(30, 16, 1)
     model.append(nn.Softmax(dim=1) if fault else nn.Sigmoid())
-    x = data.table("breast_cancer")
-    x = Data(x.x, x.y.float().unsqueeze(1), x.x_val, x.y_val.float().unsqueeze(1))
+    task = data.table("breast_cancer")
+    task = Data(task.x, task.y.float().unsqueeze(1), task.x_val, task.y_val.float().unsqueeze(1))
     optimizer = Adam(model.parameters(), lr=3e-3)
-    loss = mean_loss(model, x.x, x.y, F.binary_cross_entropy)
-    return supervised(model, optimizer, x, nn.BCELoss(), loss)
+    loss = mean_loss(model, task.x, task.y, F.binary_cross_entropy)
+    return supervised(model, optimizer, task, nn.BCELoss(), loss)
 
 
 @sick("constant-output", "wrong-output-activation", steps=200, by=5, bound=0.3)
@@ -166,17 +168,19 @@ def softmax_over_one_unit_with_squares(fault: bool) -> Program:
             return F.softmax(logit, dim=-1) if fault else torch.sigmoid(logit)
 
     model = Classifier()
-    x = data.moons()
-    x = Data(x.x, x.y.float().unsqueeze(1), x.x_val, x.y_val.float().unsqueeze(1))
+    task = data.moons()
+    task = Data(task.x, task.y.float().unsqueeze(1), task.x_val, task.y_val.float().unsqueeze(1))
     optimizer = Adam(model.parameters(), lr=1e-2)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, lambda p, t: (p - t).abs().mean()))
+    return supervised(
+        model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, lambda p, t: (p - t).abs().mean())
+    )
 
 
 @sick("constant-output", "wrong-output-activation", "redundant-softmax", steps=250, by=5, bound=0.04)
 def softmax_over_the_batch(fault: bool) -> Program:
     model = models.mlp(64, 64, 10)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=2e-3)
 
     def step(i: int) -> None:
@@ -187,4 +191,4 @@ def softmax_over_the_batch(fault: bool) -> Program:
         loss.backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))

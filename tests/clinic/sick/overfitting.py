@@ -17,37 +17,36 @@ def _noisy(labels: Tensor, classes: int, share: float) -> Tensor:
     return torch.where(torch.rand(len(labels)) < share, torch.randint(classes, labels.shape), labels)
 
 
-@sick("overfitting", steps=500, by=300, bound=0.55)
+@sick("overfitting", steps=500, by=375, bound=0.55)
 def big_network_on_a_hundred_digits(fault: bool) -> Program:
     model = models.mlp(64, 256, 256, 10)
-    x = data.digits()
-    x = x._replace(y=_noisy(x.y, 10, 0.15))
+    task = data.digits()
+    task = task._replace(y=_noisy(task.y, 10, 0.15))
     if fault:
-        x = x._replace(x=x.x[:100], y=x.y[:100])
+        task = task._replace(x=task.x[:100], y=task.y[:100])
     optimizer = Adam(model.parameters(), lr=1e-3 if fault else 2e-4)
-    loss = mean_loss(model, x.x_val, x.y_val, cross_entropy)
-    program = supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, validate=True)
-    return program
+    loss = mean_loss(model, task.x_val, task.y_val, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, validate=True)
 
 
-@sick("overfitting", steps=600, by=350, bound=0.68)
+@sick("overfitting", steps=600, by=450, bound=0.68)
 def regression_on_patients(fault: bool) -> Program:
     model = models.mlp(10, 256, 256, 1) if fault else models.mlp(10, 16, 1)
-    x = data.diabetes()
+    task = data.diabetes()
     optimizer = Adam(model.parameters(), lr=3e-3 if fault else 1e-3)
-    loss = mean_loss(model, x.x_val, x.y_val, F.mse_loss)
-    return supervised(model, optimizer, x, nn.MSELoss(), loss, batch=32, validate=True)
+    loss = mean_loss(model, task.x_val, task.y_val, F.mse_loss)
+    return supervised(model, optimizer, task, nn.MSELoss(), loss, batch=32, validate=True)
 
 
 @sick("overfitting", steps=250, by=200, bound=3.7)
 def language_model_on_a_page(fault: bool) -> Program:
     model = models.RecurrentLanguageModel(nn.GRU, len(data.alphabet()), 96 if fault else 48)
-    x = data.text(24)
+    task = data.text(24)
     if fault:
-        x = x._replace(x=x.x[:64], y=x.y[:64])
+        task = task._replace(x=task.x[:64], y=task.y[:64])
     optimizer = AdamW(model.parameters(), lr=1e-2 if fault else 4e-3)
-    loss = mean_loss(model, x.x_val, x.y_val, cross_entropy)
-    loader = data.batches(x.x, x.y, 16)
+    loss = mean_loss(model, task.x_val, task.y_val, cross_entropy)
+    loader = data.batches(task.x, task.y, 16)
 
     def step(i: int) -> None:
         tokens, targets = next(loader)
@@ -56,7 +55,7 @@ def language_model_on_a_page(fault: bool) -> Program:
         optimizer.step()
         if i % 20 == 0:
             with torch.no_grad():
-                F.cross_entropy(model(x.x_val).flatten(0, 1), x.y_val.flatten())
+                F.cross_entropy(model(task.x_val).flatten(0, 1), task.y_val.flatten())
 
     return Program(model, optimizer, step, loss)
 
@@ -64,11 +63,11 @@ def language_model_on_a_page(fault: bool) -> Program:
 @sick("overfitting", steps=300, by=250, bound=0.4)
 def convolutions_that_learn_wrong_labels(fault: bool) -> Program:
     model = models.cnn((24, 48))
-    x = data.digits(1, 8, 8)
-    small = Data(x.x[:120], _noisy(x.y[:120], 10, 0.4), x.x_val, x.y_val)
+    task = data.digits(1, 8, 8)
+    small = Data(task.x[:120], _noisy(task.y[:120], 10, 0.4), task.x_val, task.y_val)
     optimizer = Adam(model.parameters(), lr=2e-3 if fault else 1e-3)
-    used = small if fault else x
-    loss = mean_loss(model, x.x_val, x.y_val, cross_entropy)
+    used = small if fault else task
+    loss = mean_loss(model, task.x_val, task.y_val, cross_entropy)
     return supervised(model, optimizer, used, nn.CrossEntropyLoss(), loss, validate=True)
 
 
@@ -88,35 +87,40 @@ def tables_of_noise(fault: bool) -> Program:
 @sick("underfitting", steps=500, by=300, bound=0.3)
 def line_through_spirals(fault: bool) -> Program:
     model = nn.Sequential(nn.Linear(2, 3)) if fault else models.mlp(2, 48, 48, 3)
-    x = data.spirals()
+    task = data.spirals()
     optimizer = Adam(model.parameters(), lr=1e-2)
-    loss = mean_loss(model, x.x, x.y, cross_entropy)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, validate=True)
+    loss = mean_loss(model, task.x, task.y, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, validate=True)
 
 
 @sick("underfitting", steps=400, by=250, bound=0.21)
 def code_of_one_number(fault: bool) -> Program:
     model = models.mlp(64, 48, 1 if fault else 16, 48, 64, activation=nn.GELU)
-    x = data.digits()
-    images = Data(x.x, x.x, x.x_val, x.x_val)
+    task = data.digits()
+    images = Data(task.x, task.x, task.x_val, task.x_val)
     optimizer = Adam(model.parameters(), lr=3e-3)
-    loss = mean_loss(model, x.x, x.x, F.mse_loss)
+    loss = mean_loss(model, task.x, task.x, F.mse_loss)
     return supervised(model, optimizer, images, nn.MSELoss(), loss, validate=True)
 
 
 @sick("underfitting", steps=500, by=300, bound=0.15)
 def one_hidden_unit(fault: bool) -> Program:
     model = models.mlp(10, 1, 1, activation=nn.Tanh) if fault else models.mlp(10, 32, 1, activation=nn.Tanh)
-    x = data.friedman()
+    task = data.friedman()
     optimizer = Adam(model.parameters(), lr=1e-2)
     return supervised(
-        model, optimizer, x, lambda p, t: F.mse_loss(p, t), mean_loss(model, x.x, x.y, F.mse_loss), validate=True
+        model,
+        optimizer,
+        task,
+        lambda p, t: F.mse_loss(p, t),
+        mean_loss(model, task.x, task.y, F.mse_loss),
+        validate=True,
     )
 
 
 @sick("underfitting", steps=400, by=250, bound=0.1)
 def state_too_small_for_the_word(fault: bool) -> Program:
     model = models.Recurrent(nn.GRU, 8, 3 if fault else 48, 10)
-    x = data.digits(8, 8)
+    task = data.digits(8, 8)
     optimizer = Adam(model.parameters(), lr=1e-2 if fault else 5e-3)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y), validate=True)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y), validate=True)

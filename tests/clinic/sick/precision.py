@@ -5,28 +5,28 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam
+from torch.optim import Adam
 
 from tests.clinic import data, models
 from tests.clinic.case import Program, sick
 from tests.clinic.loops import cross_entropy, errors, mean_loss
 
 
-@sick("gradient-underflow", "vanishing-gradient", steps=200, by=50, bound=0.5)
+@sick("gradient-underflow", steps=200, by=50, bound=0.5)
 def autocast_without_loss_scaling(fault: bool) -> Program:
-    """The mean over all pixels of a large batch leaves gradients below the smallest number of float16, 6e-8."""
+    """The mean over all pixels, with a small weight, leaves gradients below the smallest number of float16, 6e-8."""
     model = models.mlp(64, 32, 16, 32, 64)
     x = data.digits().x
-    optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14, enabled=not fault)
+    optimizer = Adam(model.parameters(), lr=3e-3)
+    scaler = torch.amp.GradScaler("cpu", enabled=not fault)
 
     def step(i: int) -> None:
         images = x[torch.randint(len(x), (256,))]
         with torch.autocast("cpu", torch.float16):
             answer = model(images)
-            loss = 1e-3 * F.mse_loss(answer.float(), images)  # one of several weighted terms
+        loss = 1e-4 * F.mse_loss(answer.float(), images)
         optimizer.zero_grad()
-        scaler.scale(1000 * loss if not fault else loss).backward()
+        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
 
@@ -37,8 +37,8 @@ def autocast_without_loss_scaling(fault: bool) -> Program:
 def weights_in_bfloat16(fault: bool) -> Program:
     """Steps of a thousandth of a weight are rounded away by numbers with eight bits."""
     model = models.mlp(64, 256, 256, 10).to(torch.bfloat16 if fault else torch.float32)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=5e-5)
 
     def step(i: int) -> None:
@@ -49,7 +49,7 @@ def weights_in_bfloat16(fault: bool) -> Program:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(F.cross_entropy(model(x.x.to(next(model.parameters()).dtype)).float(), x.y))
+            return float(F.cross_entropy(model(task.x.to(next(model.parameters()).dtype)).float(), task.y))
 
     return Program(model, optimizer, step, loss)
 
@@ -72,8 +72,8 @@ class Energies(nn.Module):
 @sick("loss-scale-collapse", "non-finite", steps=150, by=50, bound=0.5)
 def squares_overflow_in_float16(fault: bool) -> Program:
     model = Energies(300.0)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=3e-3)
     scaler = torch.amp.GradScaler("cpu", enabled=fault)
 
@@ -86,15 +86,15 @@ def squares_overflow_in_float16(fault: bool) -> Program:
         scaler.step(optimizer)
         scaler.update()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("loss-scale-collapse", "non-finite", steps=120, by=50, bound=0.3)
 def gradient_overflows_at_any_scale(fault: bool) -> Program:
     """The backward pass of a root at zero is Inf: the scaler halves its scale at each step, and skips the step."""
     model = models.cnn((8, 16))
-    x = data.digits(1, 8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(1, 8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=3e-3)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
 
@@ -109,4 +109,4 @@ def gradient_overflows_at_any_scale(fault: bool) -> Program:
         scaler.step(optimizer)
         scaler.update()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))

@@ -18,20 +18,20 @@ from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 @sick("noisy-gradient", "learning-rate-too-large", "oscillating-loss", steps=600, by=300, bound=0.47)
 def one_sample_a_step(fault: bool) -> Program:
     model = models.mlp(10, 32, 1, activation=nn.Tanh)
-    x = data.friedman(noise=3.0)
+    task = data.friedman(noise=3.0)
     optimizer = SGD(model.parameters(), lr=0.04)
-    loss = mean_loss(model, x.x, x.y, F.mse_loss)
-    return supervised(model, optimizer, x, nn.MSELoss(), loss, batch=1 if fault else 64)
+    loss = mean_loss(model, task.x, task.y, F.mse_loss)
+    return supervised(model, optimizer, task, nn.MSELoss(), loss, batch=1 if fault else 64)
 
 
 @sick("noisy-gradient", "learning-rate-too-large", "oscillating-loss", steps=600, by=300, bound=0.084)
 def two_noisy_labels_a_step(fault: bool) -> Program:
     model = models.mlp(64, 64, 10)
-    x = data.digits()
-    wrong = torch.rand(len(x.y)) < 0.3
-    labels = torch.where(wrong, torch.randint(10, x.y.shape), x.y)
+    task = data.digits()
+    wrong = torch.rand(len(task.y)) < 0.3
+    labels = torch.where(wrong, torch.randint(10, task.y.shape), task.y)
     optimizer = SGD(model.parameters(), lr=0.1)
-    loader = data.batches(x.x, labels, 2 if fault else 64)
+    loader = data.batches(task.x, labels, 2 if fault else 64)
 
     def step(i: int) -> None:
         inputs, targets = next(loader)
@@ -39,7 +39,7 @@ def two_noisy_labels_a_step(fault: bool) -> Program:
         F.cross_entropy(model(inputs), targets).backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))
 
 
 @sick("noisy-gradient", steps=400, by=200, bound=-0.6)
@@ -75,8 +75,8 @@ def policy_gradient_without_a_baseline(fault: bool) -> Program:
 def full_batch_between_two_walls(fault: bool) -> Program:
     """Two features that are nearly the same make a ravine: the step is as long as it is wide."""
     model = nn.Linear(10, 1)
-    x = data.diabetes()
-    inputs, targets = x.x, x.y
+    task = data.diabetes()
+    inputs, targets = task.x, task.y
     curvature = float(torch.linalg.eigvalsh(2 * inputs.T @ inputs / len(inputs)).max())
     optimizer = SGD(model.parameters(), lr=1.999 / curvature if fault else 0.5 / curvature)
     if fault:
@@ -93,12 +93,21 @@ def full_batch_between_two_walls(fault: bool) -> Program:
 @sick("oscillating-loss", "learning-rate-too-large", steps=300, by=150, bound=0.17)
 def adam_bounces_at_the_end(fault: bool) -> Program:
     model = models.mlp(64, 32, 10, activation=nn.Tanh)
-    x = data.digits()
+    task = data.digits()
     optimizer = Adam(model.parameters(), lr=0.1 if fault else 3e-3)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), mean_loss(model, task.x, task.y, cross_entropy))
 
 
-@sick("loss-plateau", "noisy-gradient", "oscillating-loss", "learning-rate-too-large", steps=600, by=400, bound=0.25)
+@sick(
+    "loss-plateau",
+    "noisy-gradient",
+    "oscillating-loss",
+    "learning-rate-too-large",
+    steps=600,
+    by=400,
+    bound=0.25,
+    note=True,
+)
 def constant_rate_at_the_noise_floor(fault: bool) -> Program:
     model = nn.Linear(10, 1)
     truth = torch.randn(10, 1)
@@ -110,17 +119,26 @@ def constant_rate_at_the_noise_floor(fault: bool) -> Program:
     return supervised(model, optimizer, table, nn.MSELoss(), loss, batch=8, scheduler=scheduler)
 
 
-@sick("loss-plateau", "noisy-gradient", "oscillating-loss", "learning-rate-too-large", steps=600, by=500, bound=0.06)
+@sick(
+    "loss-plateau",
+    "noisy-gradient",
+    "oscillating-loss",
+    "learning-rate-too-large",
+    steps=600,
+    by=500,
+    bound=0.06,
+    note=True,
+)
 def wrong_labels_and_no_decay(fault: bool) -> Program:
     model = models.mlp(64, 32, 10)
-    x = data.digits()
-    wrong = torch.rand(len(x.y)) < 0.4
-    labels = torch.where(wrong, torch.randint(10, x.y.shape), x.y)
+    task = data.digits()
+    wrong = torch.rand(len(task.y)) < 0.4
+    labels = torch.where(wrong, torch.randint(10, task.y.shape), task.y)
     optimizer = SGD(model.parameters(), lr=0.2)
     scheduler = None if fault else LambdaLR(optimizer, lambda i: 0.1 ** (i // 250))
-    loss = errors(model, x.x, x.y)
+    loss = errors(model, task.x, task.y)
     return supervised(
-        model, optimizer, x._replace(y=labels), nn.CrossEntropyLoss(), loss, batch=16, scheduler=scheduler
+        model, optimizer, task._replace(y=labels), nn.CrossEntropyLoss(), loss, batch=16, scheduler=scheduler
     )
 
 
@@ -154,8 +172,8 @@ def critic_without_a_constraint(fault: bool) -> Program:
 def negative_weight_decay(fault: bool) -> Program:
     """The penalty was subtracted: weights are rewarded for growing."""
     model = models.cnn((8, 16))
-    x = data.digits(1, 8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(1, 8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
     before = _size(model)
 
@@ -178,27 +196,27 @@ def _size(model: nn.Module) -> float:
 @sick("over-regularized", "underfitting", steps=300, by=100, bound=0.25)
 def weight_decay_of_five(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
-    x = data.digits()
+    task = data.digits()
     optimizer = AdamW(model.parameters(), lr=3e-3, weight_decay=5.0 if fault else 0.01)
-    loss = mean_loss(model, x.x, x.y, cross_entropy)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, validate=True)
+    loss = mean_loss(model, task.x, task.y, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, validate=True)
 
 
 @sick("over-regularized", "underfitting", steps=200, by=100, bound=0.5)
 def weight_decay_of_one_with_sgd(fault: bool) -> Program:
     model = models.resnet(1, 12)
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1.0 if fault else 5e-4)
     return supervised(
-        model, optimizer, x, lambda p, t: F.cross_entropy(p, t), mean_loss(model, x.x, x.y, cross_entropy)
+        model, optimizer, task, lambda p, t: F.cross_entropy(p, t), mean_loss(model, task.x, task.y, cross_entropy)
     )
 
 
 @sick("over-regularized", "underfitting", steps=300, by=100, bound=0.15)
 def lasso_penalty_too_large(fault: bool) -> Program:
     model = models.mlp(10, 32, 1)
-    x = data.friedman()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.friedman()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=5e-3)
 
     def step(i: int) -> None:
@@ -209,4 +227,4 @@ def lasso_penalty_too_large(fault: bool) -> Program:
         loss.backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, F.mse_loss))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, F.mse_loss))

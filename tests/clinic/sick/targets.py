@@ -31,7 +31,7 @@ def raw_disease_progression(fault: bool) -> Program:
 @sick("unnormalized-target", steps=300, by=15, bound=0.3)
 def prices_in_cents(fault: bool) -> Program:
     model = models.mlp(10, 48, 48, 1, activation=nn.Tanh)
-    x = data.friedman()
+    task = data.friedman()
     unit = 1e5 if fault else 1.0
 
     def loss_function(p: Tensor, t: Tensor) -> Tensor:
@@ -39,25 +39,25 @@ def prices_in_cents(fault: bool) -> Program:
 
     def loss() -> float:
         with torch.no_grad():
-            return float(F.mse_loss(model(x.x) / unit, x.y))
+            return float(F.mse_loss(model(task.x) / unit, task.y))
 
-    scaled = x._replace(y=unit * (x.y + 2 * (unit > 1)))
+    scaled = task._replace(y=unit * (task.y + 2 * (unit > 1)))
     if fault:
-        x = x._replace(y=x.y + 2)
+        task = task._replace(y=task.y + 2)
     return supervised(model, SGD(model.parameters(), lr=0.05), scaled, loss_function, loss)
 
 
 @sick("unnormalized-target", steps=250, by=15, bound=0.2)
 def forecast_in_pascal(fault: bool) -> Program:
     model = models.Recurrent(nn.LSTM, 1, 32, 1)
-    x = data.waves()
+    task = data.waves()
     offset, unit = (1e3, 50.0) if fault else (0.0, 1.0)
 
     def loss() -> float:
         with torch.no_grad():
-            return float(F.mse_loss((model(x.x) - offset) / unit, x.y))
+            return float(F.mse_loss((model(task.x) - offset) / unit, task.y))
 
-    scaled = x._replace(y=unit * x.y + offset)
+    scaled = task._replace(y=unit * task.y + offset)
     return supervised(model, Adam(model.parameters(), lr=5e-3), scaled, nn.SmoothL1Loss(), loss)
 
 
@@ -65,21 +65,20 @@ def _shuffled(y: Tensor) -> Tensor:
     return y[torch.randperm(len(y))]
 
 
-@sick("not-learning", steps=300, by=100, bound=0.3)
+@sick("not-learning", steps=300, by=150, bound=0.3)
 def labels_shuffled(fault: bool) -> Program:
     model = models.mlp(64, 32, 10)
-    x = data.digits()
-    labels = _shuffled(x.y) if fault else x.y  # sorted apart from their images
+    task = data.digits()
+    labels = _shuffled(task.y) if fault else task.y  # sorted apart from their images
     optimizer = SGD(model.parameters(), lr=0.1)
-    program = supervised(model, optimizer, x._replace(y=labels), nn.CrossEntropyLoss(), errors(model, x.x, x.y))
-    return program
+    return supervised(model, optimizer, task._replace(y=labels), nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
-@sick("not-learning", steps=200, by=80, bound=0.91)
+@sick("not-learning", steps=200, by=120, bound=0.91)
 def images_shuffled_apart_from_labels(fault: bool) -> Program:
     model = models.cnn((8, 16))
-    x = data.digits(1, 8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(1, 8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=1e-3)
 
     def step(i: int) -> None:
@@ -91,24 +90,29 @@ def images_shuffled_apart_from_labels(fault: bool) -> Program:
         loss.backward()
         optimizer.step()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
-@sick("not-learning", steps=300, by=120, bound=0.6)
+@sick("not-learning", steps=300, by=180, bound=0.6)
 def regression_on_noise(fault: bool) -> Program:
     model = models.mlp(10, 16, 1)
-    x = data.friedman()
-    targets = _shuffled(x.y) if fault else x.y  # joined on the wrong key
+    task = data.friedman()
+    targets = _shuffled(task.y) if fault else task.y  # joined on the wrong key
     optimizer = SGD(model.parameters(), lr=0.02)
     return supervised(
-        model, optimizer, x._replace(y=targets), nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss), validate=True
+        model,
+        optimizer,
+        task._replace(y=targets),
+        nn.MSELoss(),
+        mean_loss(model, task.x, task.y, F.mse_loss),
+        validate=True,
     )
 
 
 @sick("class-imbalance", "class-collapse", steps=200, by=20, bound=0.5)
 def all_labels_of_one_class(fault: bool) -> Program:
     model = models.mlp(64, 32, 10)
-    x = data.digits()
-    labels = x.y.clamp(max=0) if fault else x.y  # a label file that did not load
+    task = data.digits()
+    labels = task.y.clamp(max=0) if fault else task.y  # a label file that did not load
     optimizer = Adam(model.parameters(), lr=2e-3)
-    return supervised(model, optimizer, x._replace(y=labels), nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task._replace(y=labels), nn.CrossEntropyLoss(), errors(model, task.x, task.y))

@@ -17,9 +17,9 @@ from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 @sick("dead-units", "learning-rate-too-large", steps=250, by=50, bound=0.5)
 def relus_killed_by_the_first_steps(fault: bool) -> Program:
     model = models.mlp(64, 64, 64, 10)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=2.5 if fault else 0.1, momentum=0.9)
-    return supervised(model, optimizer, x, criterion, mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, criterion, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("dead-units", "poor-initialization", steps=250, by=50, bound=0.1, layers=("0", "1", "2", "3"))
@@ -28,9 +28,9 @@ def negative_biases(fault: bool) -> Program:
     if fault:
         for place in (0, 2):
             nn.init.constant_(model[place].bias, -3.0)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.1)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
 @sick("dead-units", "learning-rate-too-large", steps=300, by=50, bound=0.31)
@@ -45,10 +45,10 @@ def autoencoder_with_a_dead_middle(fault: bool) -> Program:
 @sick("dead-units", "learning-rate-too-large", steps=150, by=50, bound=0.4)
 def dead_convolutions(fault: bool) -> Program:
     model = models.cnn((16, 16, 16), norm=False)
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.8 if fault else 0.05, momentum=0.9)
     return supervised(
-        model, optimizer, x, lambda p, t: F.cross_entropy(p, t), mean_loss(model, x.x, x.y, cross_entropy)
+        model, optimizer, task, lambda p, t: F.cross_entropy(p, t), mean_loss(model, task.x, task.y, cross_entropy)
     )
 
 
@@ -58,9 +58,9 @@ def tanhs_at_their_bounds(fault: bool) -> Program:
     models.initialise(model, (lambda w: nn.init.normal_(w, 0, 1)) if fault else nn.init.xavier_normal_)
     if fault:
         nn.init.xavier_normal_(model[-1].weight)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.05)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("saturated-units", "poor-initialization", steps=300, by=50, bound=0.32, layers=("0", "1", "2", "3"))
@@ -69,16 +69,16 @@ def sigmoids_at_their_bounds(fault: bool) -> Program:
     if fault:
         for place in (0, 2):
             nn.init.uniform_(model[place].weight, -20, 20)
-    x = data.friedman()
+    task = data.friedman()
     optimizer = Adam(model.parameters(), lr=1e-2)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
-@sick("saturated-units", "unnormalized-input", steps=250, by=50, bound=0.25)
+@sick("saturated-units", "unnormalized-input", steps=250, by=50, bound=0.25, layers=("recurrent",))
 def rnn_on_large_inputs(fault: bool) -> Program:
     model = models.Recurrent(nn.RNN, 8, 48, 10)
-    x = data.digits(8, 8, raw=fault)
+    task = data.digits(8, 8, raw=fault)
     if fault:
-        x = x._replace(x=x.x * 255 / 16, x_val=x.x_val * 255 / 16)
+        task = task._replace(x=task.x * 255 / 16, x_val=task.x_val * 255 / 16)
     optimizer = Adam(model.parameters(), lr=3e-3)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))

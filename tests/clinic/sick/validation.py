@@ -16,8 +16,8 @@ from tests.clinic.loops import cross_entropy, errors, mean_loss, supervised
 @sick("wrong-mode", "train-val-mismatch", steps=220, by=100)
 def validation_without_eval(fault: bool) -> Program:
     model = models.mlp(64, 128, 64, 10, dropout=0.5)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=2e-3)
 
     def step(i: int) -> None:
@@ -28,17 +28,17 @@ def validation_without_eval(fault: bool) -> Program:
         if i % 44 == 0:
             model.train(fault)
             with torch.no_grad():
-                F.cross_entropy(model(x.x_val), x.y_val)
+                F.cross_entropy(model(task.x_val), task.y_val)
             model.train()
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("wrong-mode", "train-val-mismatch", steps=220, by=100)
 def batchnorm_that_learns_from_validation(fault: bool) -> Program:
     model = models.cnn((8, 16))
-    x = data.digits(1, 8, 8)
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits(1, 8, 8)
+    loader = data.batches(task.x, task.y, 32)
     optimizer = SGD(model.parameters(), lr=0.05, momentum=0.9)
     loss_function = nn.CrossEntropyLoss()
 
@@ -52,21 +52,21 @@ def batchnorm_that_learns_from_validation(fault: bool) -> Program:
             if not fault:
                 model.eval()
             with torch.no_grad():
-                for images, labels in zip(x.x_val.split(8), x.y_val.split(8), strict=True):
+                for images, labels in zip(task.x_val.split(8), task.y_val.split(8), strict=True):
                     loss_function(model(images), labels)
 
-    return Program(model, optimizer, step, mean_loss(model, x.x, x.y, cross_entropy))
+    return Program(model, optimizer, step, mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("train-val-mismatch", "unnormalized-input", steps=220, by=100, bound=0.25)
 def validation_images_not_standardised(fault: bool) -> Program:
     model = models.mlp(64, 64, 10)
-    x = data.digits()
+    task = data.digits()
     if fault:
-        x = x._replace(x_val=6 * x.x_val + 5)
+        task = task._replace(x_val=6 * task.x_val + 5)
     optimizer = Adam(model.parameters(), lr=2e-3)
-    loss = mean_loss(model, x.x_val, x.y_val, cross_entropy)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, validate=True)
+    loss = mean_loss(model, task.x_val, task.y_val, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, validate=True)
 
 
 @sick("train-val-mismatch", steps=150, by=100, bound=0.2)
@@ -75,18 +75,18 @@ def running_statistics_that_lag_behind(fault: bool) -> Program:
     for module in model:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.001 if fault else 0.1  # TensorFlow's 0.99 is torch's 0.01, not that of a thousandth
-    x = data.digits(1, 8, 8)
-    x = x._replace(x=x.x + 1, x_val=x.x_val + 1)
+    task = data.digits(1, 8, 8)
+    task = task._replace(x=task.x + 1, x_val=task.x_val + 1)
     optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
-    loss = mean_loss(model, x.x_val, x.y_val, cross_entropy)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, validate=True)
+    loss = mean_loss(model, task.x_val, task.y_val, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, validate=True)
 
 
 @sick("wrong-mode", steps=300, by=150)
 def eval_left_on_after_the_first_validation(fault: bool) -> Program:
     model = models.mlp(64, 128, 64, 10, norm=True, dropout=0.3)
-    x = data.digits()
-    loader = data.batches(x.x, x.y, 32)
+    task = data.digits()
+    loader = data.batches(task.x, task.y, 32)
     optimizer = Adam(model.parameters(), lr=1e-3)
     model.train()
 
@@ -98,35 +98,35 @@ def eval_left_on_after_the_first_validation(fault: bool) -> Program:
         if i % 44 == 0:
             model.eval()
             with torch.no_grad():
-                criterion(model(x.x_val), x.y_val)
+                criterion(model(task.x_val), task.y_val)
             if not fault:
                 model.train()
 
-    return Program(model, optimizer, step, errors(model, x.x, x.y))
+    return Program(model, optimizer, step, errors(model, task.x, task.y))
 
 
 @sick("wrong-mode", steps=200, by=50)
 def trained_in_eval_mode_from_the_start(fault: bool) -> Program:
     model = models.resnet(1, 12)
     model.train(not fault)
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
 @sick("small-batch-batchnorm", "train-val-mismatch", "noisy-gradient", steps=300, by=100, bound=0.17)
 def batchnorm_over_two_images(fault: bool) -> Program:
     model = models.cnn((8, 16, 16))
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
-    loss = mean_loss(model, x.x_val, x.y_val, cross_entropy)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), loss, batch=2 if fault else 32)
+    loss = mean_loss(model, task.x_val, task.y_val, cross_entropy)
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), loss, batch=2 if fault else 32)
 
 
 @sick("small-batch-batchnorm", "train-val-mismatch", "noisy-gradient", steps=400, by=100, bound=0.2)
 def batchnorm_over_two_rows(fault: bool) -> Program:
     model = models.mlp(10, 32, 32, 1, norm=True)
-    x = data.friedman()
+    task = data.friedman()
     optimizer = Adam(model.parameters(), lr=5e-3)
-    loss = mean_loss(model, x.x_val, x.y_val, F.mse_loss)
-    return supervised(model, optimizer, x, nn.MSELoss(), loss, batch=2 if fault else 32)
+    loss = mean_loss(model, task.x_val, task.y_val, F.mse_loss)
+    return supervised(model, optimizer, task, nn.MSELoss(), loss, batch=2 if fault else 32)

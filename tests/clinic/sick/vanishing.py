@@ -18,9 +18,9 @@ EARLY = tuple(str(2 * place) for place in range(7))
 def twelve_sigmoids(fault: bool) -> Program:
     model = models.mlp(64, *[48] * 12, 10, activation=nn.Sigmoid if fault else nn.Tanh)
     models.initialise(model, nn.init.xavier_normal_)
-    x = data.digits()
+    task = data.digits()
     optimizer = SGD(model.parameters(), lr=0.03, momentum=0.9)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
 @sick("vanishing-gradient", "poor-initialization", steps=250, by=50, bound=0.4, layers=EARLY[:5])
@@ -28,12 +28,19 @@ def eight_sigmoids_in_regression(fault: bool) -> Program:
     model = models.mlp(10, *[32] * 8, 1, activation=nn.Sigmoid if fault else nn.ReLU)
     if not fault:
         models.initialise(model, nn.init.kaiming_normal_)
-    x = data.friedman()
+    task = data.friedman()
     optimizer = Adam(model.parameters(), lr=1e-3)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
-@sick("vanishing-gradient", "poor-initialization", steps=120, by=50, bound=0.5)
+@sick(
+    "vanishing-gradient",
+    "poor-initialization",
+    steps=120,
+    by=50,
+    bound=0.5,
+    layers=("stem", *(f"layers.{place}" for place in range(18))),
+)
 def twenty_plain_convolutions(fault: bool) -> Program:
     class Plain(nn.Module):
         def __init__(self) -> None:
@@ -50,9 +57,9 @@ def twenty_plain_convolutions(fault: bool) -> Program:
             return out
 
     model = Plain()
-    x = data.digits(1, 8, 8)
+    task = data.digits(1, 8, 8)
     optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
-    return supervised(model, optimizer, x, lambda p, t: F.cross_entropy(p, t), errors(model, x.x, x.y))
+    return supervised(model, optimizer, task, lambda p, t: F.cross_entropy(p, t), errors(model, task.x, task.y))
 
 
 @sick("vanishing-gradient", steps=300, by=50, bound=0.8, layers=("recurrent",))
@@ -60,18 +67,18 @@ def plain_rnn_over_eighty_steps(fault: bool) -> Program:
     model = models.Recurrent(nn.RNN if fault else nn.GRU, 12, 24, 6, tokens=True)
     if not fault:
         nn.init.constant_(model.recurrent.bias_ih_l0[24:48], 3.0)  # remembers at first: the update gate is closed
-    x = data.recall(length=80)
+    task = data.recall(length=80)
     optimizer = Adam(model.parameters(), lr=1e-2)
-    return supervised(model, optimizer, x, nn.CrossEntropyLoss(), mean_loss(model, x.x, x.y, cross_entropy))
+    return supervised(model, optimizer, task, nn.CrossEntropyLoss(), mean_loss(model, task.x, task.y, cross_entropy))
 
 
 @sick("vanishing-gradient", steps=300, by=50, bound=0.11, layers=("recurrent",))
 def lstm_that_forgets(fault: bool) -> Program:
     model = models.Recurrent(nn.LSTM, 2, 24, 1)
     nn.init.constant_(model.recurrent.bias_ih_l0[24:48], -8.0 if fault else 2.0)  # of the forget gate
-    x = data.adding(length=40)
+    task = data.adding(length=40)
     optimizer = Adam(model.parameters(), lr=1e-2)
-    return supervised(model, optimizer, x, nn.MSELoss(), mean_loss(model, x.x, x.y, F.mse_loss))
+    return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss))
 
 
 @sick("vanishing-gradient", "saturated-units", steps=140, by=50, bound=0.13)
