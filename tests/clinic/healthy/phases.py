@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam, AdamW
-from torch.optim.lr_scheduler import (
-    LambdaLR,
-)
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.clinic import data, models
