@@ -36,9 +36,8 @@ class HistoryError(ValueError):
 class Table:
     """One statistic over time: a row per recorded step, a column per layer or parameter.
 
-    At most ``points`` rows, the fewer the more columns. A full table is thinned by two, and from then on a row stands for
-    ``stride`` (2, 4, 8 …)
-    points as they come, so that the rows stay evenly spaced:
+    At most ``points`` rows, the fewer the more columns. A full table is thinned by two, and from then on a row stands
+    for ``stride`` (2, 4, 8 …) points as they come, so that the rows stay evenly spaced:
 
     * by default the first point of each ``stride`` is kept and the others are dropped;
     * where ``averaged``, the row is the mean of the ``stride`` points and bears the last one's step. Points that are
