@@ -3,16 +3,23 @@
 from netdoctor.rules.base import Rule
 from netdoctor.rules.covariate_shift import covariate_shift
 from netdoctor.rules.dead_units import dead_units
+from netdoctor.rules.diverging_loss import diverging_loss
 from netdoctor.rules.exploding_gradient import exploding_gradient
+from netdoctor.rules.gradient_underflow import gradient_underflow
 from netdoctor.rules.learning_rate_too_large import learning_rate_too_large
 from netdoctor.rules.learning_rate_too_small import learning_rate_too_small
 from netdoctor.rules.loss_plateau import loss_plateau
+from netdoctor.rules.loss_scale_collapse import loss_scale_collapse
+from netdoctor.rules.loss_spike import loss_spike
 from netdoctor.rules.no_gradient import no_gradient
+from netdoctor.rules.noisy_gradient import noisy_gradient
 from netdoctor.rules.non_finite import non_finite
 from netdoctor.rules.not_learning import not_learning
+from netdoctor.rules.oscillating_loss import oscillating_loss
 from netdoctor.rules.overfitting import overfitting
 from netdoctor.rules.poor_initialization import poor_initialization
 from netdoctor.rules.saturated_units import saturated_units
+from netdoctor.rules.stale_gradient import stale_gradient
 from netdoctor.rules.symmetric_initialization import symmetric_initialization
 from netdoctor.rules.unnormalized_input import unnormalized_input
 from netdoctor.rules.vanishing_gradient import vanishing_gradient
@@ -22,8 +29,13 @@ ALL: tuple[Rule, ...] = (
     unnormalized_input,
     symmetric_initialization,
     poor_initialization,
+    gradient_underflow,
+    loss_scale_collapse,
+    stale_gradient,
     no_gradient,
     weights_not_updated,
+    diverging_loss,
+    loss_spike,
     learning_rate_too_large,
     learning_rate_too_small,
     exploding_gradient,
@@ -33,6 +45,8 @@ ALL: tuple[Rule, ...] = (
     dead_units,
     covariate_shift,
     overfitting,
+    noisy_gradient,
+    oscillating_loss,
     loss_plateau,
     not_learning,
 )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
+from netdoctor.gains import lasting, overshoot
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
 from netdoctor.remedies import scale_learning_rate, warm_up
@@ -24,6 +25,8 @@ from netdoctor.rules.base import rule
         "saturated-units",
         "dead-units",
         "covariate-shift",
+        "noisy-gradient",
+        "oscillating-loss",
         "loss-plateau",
         "not-learning",
     ),
@@ -34,18 +37,22 @@ def learning_rate_too_large(
     large: float = 0.1,  # ‖Δw‖/‖w‖ of one step (TheDeepChecker, torchmortem); medians of healthy programs end at 0.1
     replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: what was initialised is gone; judged only after a jump
     jump: float = 2.0,  # times the first loss and the constant prediction's: above, the loss is blown up
+    beyond: float = 1.0,  # promise of the steps over that of the largest stable one; 210 healthy runs: 0.5
+    ill: float = 5.0,  # times the loss of an output that knows nothing: a first loss above it is no matter of the rate
     opposed: float = -0.1,  # cosine of successive gradients: −0.3 at 5 times the best rate of an MLP on digits
     growing: float = 0.5,  # cosine: above, steps repeat each other: a missing zero_grad, or ascent
     short: float = 0.5,  # of the constant prediction's loss: a run below it learns well, edge of stability or not
     target: float = 1e-2,  # ‖Δw‖/‖w‖ to aim at, 9e-3 at the best rate of an MLP on digits
-    patience: int = 20,  # steps before a loss that is not blown up is judged
+    patience: int = 60,  # steps before a loss that is not blown up is judged
 ) -> Iterator[Evidence | Skipped]:
     """Updates are large against the weights, and the loss blows up, is lost, or bounces between opposing gradients.
 
     ## What it looks at
-    ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised ones); the cosine of
-    successive gradients, negative where steps jump from wall to wall; the loss of every step, NaN and Inf included,
-    against its first value and the best constant prediction. Large updates alone are never flagged.
+    ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised ones); what each step
+    promises to first order, gradient times update, against the loss: four times as much is where steps land higher on
+    the other side; the cosine of successive gradients, negative where steps jump from wall to wall; the loss of every
+    step, NaN and Inf included, against its first value and the best constant prediction. Large updates alone are never
+    flagged.
 
     ## Why it matters
     Beyond 2/curvature each step ends higher on the opposite wall. What follows (dead or saturated units, exploding
@@ -71,9 +78,11 @@ def learning_rate_too_large(
         yield Skipped("no finite loss seen")
         return
     start = float(history.first("loss")[""])
-    constants = history.series("constant_loss")[1]
-    reference = abs(float(constants[-1])) if len(constants) else abs(start)
-    bound = jump * max(abs(start), reference)
+    constants, uninformed = history.series("constant_loss")[1], history.first("uninformed_loss").get("", np.inf)
+    least = abs(float(constants[-1])) if len(constants) else abs(start)
+    if start > ill * abs(uninformed) or (len(constants) and constants[-1] < 0):
+        return  # a fault of the start, or a loss turned round: other rules tell
+    bound = jump * max(abs(start), least)
     recent = float(finite[-5:].mean()) if run is None else run.recent
     first, peak = float(updates[0]), float(updates.max())
     worst = float(finite.max()) if first > 2 * replaced else _sustained(finite)
@@ -84,12 +93,16 @@ def learning_rate_too_large(
     now = float(np.median(window))
     if early > growing or (early > growing / 2 and first < large / 10) or peak < large:
         return
-    learned = run is not None and run.learned and recent < short * reference
-    if lost:
+    learned = run is not None and run.learned and recent < short * least
+    ratio = float(lasting(overshoot(history)[1]).max(initial=0.0))
+    elsewhere = history.facts.non_finite.stage in ("input", "target")
+    if lost and not elsewhere and (ratio > beyond or worst > bound or first > replaced):
         what = f"the loss was lost (NaN or Inf) after it went from {start:.4g} to {float(finite[-3:].max()):.4g}"
     elif recent > bound or (worst > bound and first >= replaced and not learned):
         what = f"the loss went from {start:.4g} up to {worst:.4g}, now {recent:.4g}"
-    elif run is None or run.steps < patience or learned:
+    elif ratio > beyond and not learned:
+        what = f"each promised {4 * ratio:.2g} times the loss, more than there is, and the loss is {recent:.4g}"
+    elif run is None or run.steps < patience or learned or run.falling:
         return
     elif run.stalled:
         baseline = "at the start" if run.constant is None else "of the best constant prediction"
@@ -113,10 +126,11 @@ def learning_rate_too_large(
                 "update over weight, median of the weights, largest", peak, large, steps=(int(steps[0]), int(steps[-1]))
             ),
             Reading("update over weight, first step", first, replaced, steps=(int(steps[0]), int(steps[0]))),
+            Reading("promise of a step over that of the largest stable one", ratio, beyond),
             Reading("cosine of successive gradients", cosine, opposed, steps=(int(steps[0]), int(steps[-1]))),
             Reading("loss", recent, bound, "loss", steps=(1, history.step)),
         ),
-        confidence=0.9 if lost or worst > bound else 0.7,
+        confidence=0.9 if lost or worst > bound or ratio > beyond else 0.7,
         severity=Severity.ERROR if lost else None,
         remedies=(lower, warm_up(max(100, history.step))),
     )
@@ -148,15 +162,15 @@ def _history(update: list[float], loss: list[float], cosine: float) -> History:
     )
 
 
-_BOUNCE = [0.3 * (-1) ** i for i in range(40)]
+_BOUNCE = [0.3 * (-1) ** i for i in range(70)]
 FIRES: tuple[History, ...] = (
     _history([0.3, 1.0, 3.0, 9.0, 30.0], [2.3, 8.0, 40.0, 9000.0, float("nan")], -0.2),
-    _history([0.2] * 40, [2.4 + n for n in _BOUNCE], -0.3),
-    _history([13.0, *[0.02] * 39], [2.3, 2480.0, 900.0, *[2.5 + n for n in _BOUNCE[3:]]], 0.1),
+    _history([0.2] * 70, [2.4 + n for n in _BOUNCE], -0.3),
+    _history([13.0, *[0.02] * 69], [2.3, 2480.0, 900.0, *[2.5 + n for n in _BOUNCE[3:]]], 0.1),
 )
 QUIET: tuple[History, ...] = (
     _history([0.01] * 40, [2.3 * 0.95**i for i in range(40)], 0.2),  # healthy
-    _history([0.12] * 40, [2.3 * 0.9**i + 0.1 * n for i, n in enumerate(_BOUNCE)], -0.3),  # edge of stability
+    _history([0.12] * 70, [2.3 * 0.9**i + 0.1 * n for i, n in enumerate(_BOUNCE)], -0.3),  # edge of stability
     _history([1e-3] * 5, [2.3, 2.2, float("nan"), float("nan"), float("nan")], 0.2),  # NaN from elsewhere
-    _history([0.2, 0.2], [2.3, 2.4], -0.3),  # too early
+    _history([0.2] * 30, [2.4 + n for n in _BOUNCE[:30]], -0.3),  # too early
 )

@@ -1,0 +1,180 @@
+"""A loss that jumps for a moment: single batches whose gradients throw the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdoctor.facts import Facts, Group, Loss
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.gains import overshoot, reference
+from netdoctor.history import History
+from netdoctor.remedies import clip_gradients
+from netdoctor.rules.base import rule
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Spikes:
+    """Steps at which it jumped, the largest loss there, what was usual, and whether steps had been calm before."""
+
+    steps: tuple[int, ...]
+    peak: float
+    usual: float
+
+
+@rule(Severity.WARNING, explains=("learning-rate-too-large", "exploding-gradient", "not-learning"))
+def loss_spike(
+    history: History,
+    *,
+    jump: float = 5.0,  # × the largest loss of the 50 steps before; 210 healthy runs: 2.8
+    rise: float = 0.5,  # of what there is to lose: jumps of a loss near 0 do no harm
+    window: int = 50,  # steps before that tell what is usual
+    calm: float = 0.5,  # promise of the steps before over that of stable ones: above, they were too long already
+    pull: float = 10.0,  # × the median gradient norm of the samples around; 210 healthy runs: 8
+    sigmas: float = 4.0,  # robust deviations above the median of the losses around
+    recurring: int = 3,  # sampled steps with such gradients: batches that hold something else
+) -> Iterator[Evidence | Skipped]:
+    """Single batches have losses and gradients many times those of all others.
+
+    ## What it looks at
+    The loss of each step against the largest of the 50 before it, after calm steps. And, as not every spike is
+    high: sampled steps whose gradient is ten times that of the samples around, while the loss stands out by four
+    deviations, where it happens again and again.
+
+    ## Why it matters
+    One such step can undo a hundred others, and Adam remembers it for a thousand. Mostly it is the data: broken
+    rows, targets in another unit, an image decoded wrongly.
+
+    ## When it is wrong
+    Batches of one to four samples, rare classes and tokens: their losses scatter, but seldom ten times as far.
+
+    ## References
+    Pascanu et al. 2013, section 3.2. Chowdhery et al. 2022, PaLM, section 5.1 (skipping batches). Molybog et al. 2023,
+    A Theory on Adam Instability in Large-Scale Machine Learning.
+    """
+    steps, losses = history.series("loss")
+    if history.facts.several_losses or len(losses) < window // 2:
+        yield Skipped("several losses" if history.facts.several_losses else f"fewer than {window // 2} losses")
+        return
+    values, least = losses.astype(np.float64), reference(history)
+    found = _jumps(history, steps, values, window, jump, rise * least, calm) or _recurring(
+        history, steps, values, pull, sigmas, recurring
+    )
+    if found is None:
+        return
+    norms = history.series("gradient_norm")[1]
+    usual = float(np.median(norms))
+    often = len(found.steps)
+    at = ", ".join(map(str, found.steps[:4])) + (" …" if often > 4 else "")
+    recovered = float(np.median(values[-5:])) < 2 * found.usual
+    after = "" if steps[-1] - found.steps[-1] < 5 else ", and has come down again" if recovered else ", and stays up"
+    yield Evidence(
+        f"The loss jumped to {found.peak:.3g} from {found.usual:.3g} before{after}: the batch of step {at} differs "
+        "from all others."
+        if often == 1
+        else f"At {often} sampled steps ({at}) the gradient was more than {pull:g} times the usual {usual:.3g} and the "
+        f"loss up to {found.peak:.3g} against {found.usual:.3g} around: some batches hold what the others do not.",
+        readings=(
+            Reading("loss, largest", found.peak, jump * found.usual, "loss", (found.steps[0], found.steps[-1])),
+            Reading("gradient norm, median", usual, None, "loss/w", (1, history.step)),
+        ),
+        confidence=0.85 if often > 1 or found.peak > 2 * jump * found.usual else 0.7,
+        remedies=(
+            clip_gradients(float(f"{2 * usual:.1g}") if usual > 0 else 1.0),
+            _look_at_the_batch(found.steps[0]),
+            _skip(5 * found.usual),
+        ),
+    )
+
+
+def _jumps(
+    history: History, steps: NDArray[np.int64], losses: Floats, window: int, jump: float, rise: float, calm: float
+) -> _Spikes | None:
+    """The first jump after calm steps."""
+    if len(losses) <= window:
+        return None
+    before = np.lib.stride_tricks.sliding_window_view(losses[:-1], window).max(1)
+    over = np.flatnonzero((losses[window:] > jump * before) & (losses[window:] - before > rise) & (before > 0))
+    if not len(over):
+        return None
+    at = window + int(over[0])
+    when, ratios = overshoot(history)
+    earlier = ratios[when < steps[at]]
+    if len(earlier) and (np.median(earlier[-5:]) > calm or earlier.max() > 2 * calm):
+        return None
+    end = at + int(np.argmax(losses[at : at + 20]))
+    return _Spikes((int(steps[at]),), float(losses[end]), float(before[over[0]]))
+
+
+def _recurring(
+    history: History, steps: NDArray[np.int64], losses: Floats, pull: float, sigmas: float, least: int
+) -> _Spikes | None:
+    when, norms = history.series("gradient_norm")
+    if len(norms) < 4 * least or history.table("loss").stride > 1:
+        return None
+    usual = float(np.median(norms))
+    hits = []
+    for place in np.flatnonzero(norms > pull * usual):
+        around = norms[max(0, place - 10) : place + 11]
+        row = int(np.searchsorted(steps, when[place]))
+        if row >= len(steps) or norms[place] <= pull * float(np.median(around)):
+            continue
+        near = losses[max(0, row - 25) : row + 26]
+        middle, spread = float(np.median(near)), float(np.median(np.abs(np.diff(near)))) / 0.954
+        if losses[row] > middle + sigmas * spread > 0:
+            hits.append((int(when[place]), float(losses[row]), middle))
+    apart = [hit for i, hit in enumerate(hits) if not i or hit[0] - hits[i - 1][0] > 1]
+    if len(apart) < least or 4 * len(hits) > len(norms):
+        return None
+    return _Spikes(
+        tuple(hit[0] for hit in hits), max(hit[1] for hit in hits), float(np.median([hit[2] for hit in hits]))
+    )
+
+
+def _look_at_the_batch(step: int) -> Remedy:
+    return Remedy(
+        action=f"Look at the batch of step {step}: values out of range, broken rows, targets in another unit?",
+        code="for i, (x, y) in enumerate(loader, 1):\n"
+        f"    if i == {step}:  # with the same seed and order as in this run\n"
+        "        print(x.min(), x.max(), x.std(), y.float().min(), y.float().max())",
+        source="Karpathy 2019, A Recipe for Training Neural Networks, step 1",
+    )
+
+
+def _skip(bound: float) -> Remedy:
+    return Remedy(
+        action="Or leave out the steps of batches that stand out",
+        code=f"if loss.item() < {bound:.3g}:\n    loss.backward()\n    optimizer.step()\noptimizer.zero_grad()",
+        source="Chowdhery et al. 2022, PaLM, section 5.1",
+        effect="no single batch moves the weights far",
+    )
+
+
+def _history(loss: list[float], norm: list[float], gain: float = 0.01) -> History:
+    count = len(loss)
+    return History.of(
+        Facts(groups=(Group("SGD", 0, 0.1),), loss=Loss("cross-entropy")),
+        loss=loss,
+        constant_loss=[2.3] * count,
+        gradient_norm=norm,
+        step_gain=[gain] * count,
+    )
+
+
+_FALLING = [2.3 * 0.98**i + 0.03 * ((7 * i) % 11 - 5) / 5 for i in range(120)]
+_BATCHES = [20.0 if i % 30 == 9 else 1.0 for i in range(120)]
+FIRES: tuple[History, ...] = (
+    _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),
+    _history([loss + 0.5 * (norm > 1) for loss, norm in zip(_FALLING, _BATCHES, strict=True)], _BATCHES),
+)
+QUIET: tuple[History, ...] = (
+    _history(_FALLING, [1.0] * 120),  # healthy
+    _history([1e-3 if i != 80 else 0.1 for i in range(120)], [0.01] * 120),  # converged
+    _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120, 20.0),  # steps too long
+    _history([2.3, 2.2, 90.0, 2.1, 2.0] * 4, [1.0] * 20),  # too early
+)
