@@ -30,6 +30,7 @@ from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.stray import StrayPasses
 from netdoctor.probes.thorough import Pacing
+from netdoctor.stretches import stretches
 
 KEPT = 256  # losses kept before they are moved into the history
 SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layers
@@ -365,9 +366,7 @@ class Recorder:
         probe = self._activations
         many = len(self.history.table("constant_loss")) >= TARGETS
         if probe.nodes:
-            known = None if self._graph_known else self._names
-            nonlinearities, dropouts = probe.transparent
-            graph = structure.trace(root, probe.nodes, nonlinearities, dropouts, known)
+            graph = structure.trace(root, probe.nodes, *probe.transparent)
             if not self._graph_known:
                 self._learn(graph)
             self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
@@ -385,9 +384,20 @@ class Recorder:
 
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations
-        facts = structure.learn(self.history.facts, graph, self._ids, probe.forms, probe.ungraded)
-        self._strangers = [weakref.ref(parameter) for parameter in graph.strangers]
+        facts = structure.learn(self.history.facts, graph, self._ids, probe.forms)
+        between = stretches(graph, probe.nodes, probe.transparent[1], self._names)
+        self._strangers = [weakref.ref(parameter) for parameter in between.strangers]
+        layers = tuple(
+            replace(
+                layer,
+                straight=layer.name in between.straight,
+                dropouts=between.dropouts.get(layer.name, ()),
+                ungraded=not layer.called and layer.name in probe.ungraded,
+            )
+            for layer in facts.layers
+        )
         self.history.facts = facts.with_changes(
+            layers=layers,
             input_floating=probe.input_floating,
             batch=probe.batch,
             strangers=self._holdings.count_loose(self._strangers),

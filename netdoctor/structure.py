@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from torch import nn
-
 from netdoctor.facts import Facts, Layer, Loss
 
 Node = Any  # torch.autograd.graph.Node
@@ -44,29 +42,7 @@ LOSSES = {
     "HuberLossBackward0": "smooth-l1",
     "KlDivBackward0": "kl-div",
 }
-LINEAR = frozenset(
-    f"{name}Backward0"
-    for name in (
-        *("Addmm", "Mm", "Bmm", "Addmv", "Mv", "Convolution"),  # of the layers themselves, and graphs' adjacencies
-        *(
-            "View",
-            "UnsafeView",
-            "ReshapeAlias",
-            "T",
-            "Transpose",
-            "Permute",
-            "Squeeze",
-            "Unsqueeze",
-            "Expand",
-            "Repeat",
-        ),
-        *("Clone", "ToCopy", "Alias", "Slice", "Select", "Split", "Unbind", "Flip", "Neg", "Sum", "Mean"),
-        *("AvgPool2D", "AvgPool3D", "MkldnnAdaptiveAvgPool2D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D"),
-        *("ConstantPadNd", "ReflectionPad1D", "ReflectionPad2D", "ReplicationPad1D", "ReplicationPad2D"),
-    )
-) | {"SqueezeBackward1", "SqueezeBackward2", "SumBackward1", "MeanBackward1"}  # in what one branch brings; no products
 NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
-STRANGERS = 32  # parameters of no layer that are remembered on one stretch
 
 
 @dataclass(frozen=True)
@@ -119,9 +95,6 @@ class Graph:
         parameters: ``id`` of every parameter that the loss depends on.
         path: From the loss to the last layer.
         upstream: Nearest layers at or before each node.
-        straight: Layers between which and their one input stand linear operations alone.
-        dropouts: Dropout layers between each layer and its inputs.
-        strangers: Parameters used behind one layer and before the next that ``known`` lacks.
     """
 
     inputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -130,32 +103,10 @@ class Graph:
     parameters: set[int] = field(default_factory=set)
     path: Path = Path()
     upstream: dict[Node, tuple[str, ...]] = field(default_factory=dict)
-    straight: set[str] = field(default_factory=set)
-    dropouts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    strangers: list[nn.Parameter] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """What lies between a node and the nearest layers before it.
-
-    Attributes:
-        straight: Whether only linear operations on one branch.
-        dropouts: Dropout layers on the way.
-        parameters: Those used on the way, the layers' own included.
-    """
-
-    straight: bool = True
-    dropouts: tuple[str, ...] = ()
-    parameters: tuple[nn.Parameter, ...] = ()
 
 
 def trace(
-    root: Node,
-    outputs: Mapping[Node, str],
-    nonlinearities: Container[str] = (),
-    dropouts: Container[str] = (),
-    known: Container[int] | None = None,
+    root: Node, outputs: Mapping[Node, str], nonlinearities: Container[str] = (), dropouts: Container[str] = ()
 ) -> Graph:
     """Read the graph of layers from autograd nodes, the loss's node first.
 
@@ -164,12 +115,10 @@ def trace(
         outputs: ``output.grad_fn`` of each layer with the layer's name.
         nonlinearities: Names of those layers that are nonlinearities: the path from the loss goes on through them.
         dropouts: Names of those that are dropout: they stand between layers without separating them.
-        known: ``id`` of the model's parameters; None where strangers are not asked for.
     """
     ends = {n: name for n, name in outputs.items() if name not in nonlinearities and name not in dropouts}
     graph = Graph(path=loss_path(root, ends))
     upstream: dict[Node, tuple[str, ...]] = {}
-    stretches: dict[Node, _Stretch] = {}
     for node in children_first(root):
         if hasattr(node, "variable"):
             graph.parameters.add(id(node.variable))
@@ -177,20 +126,8 @@ def trace(
         nearest = tuple(dict.fromkeys(name for branch in branches for name in branch))[:NEAREST]
         function = FUNCTIONS.get(node.name(), "")
         name = outputs.get(node)
-        before = _before(node, upstream, stretches, known)
-        stretches[node] = replace(before, straight=before.straight and node.name() in LINEAR) if nearest else before
         if name is not None:
             graph.inputs[name] = nearest
-            graph.dropouts[name] = before.dropouts
-            if nearest and before.straight:
-                graph.straight.add(name)
-            if nearest:
-                graph.strangers += [p for p in before.parameters if not any(p is q for q in graph.strangers)]
-            stretches[node] = (
-                _Stretch()
-                if name not in dropouts
-                else replace(before, dropouts=(*before.dropouts, name), parameters=())
-            )
             name = None if name in dropouts else name
         elif len(set(branches)) > 1:
             graph.mixed.update(nearest)
@@ -203,24 +140,6 @@ def trace(
             if source not in graph.mixed:
                 graph.nonlinearity.setdefault(source, "identity")
     return graph
-
-
-def _before(
-    node: Node,
-    upstream: Mapping[Node, tuple[str, ...]],
-    stretches: Mapping[Node, _Stretch],
-    known: Container[int] | None,
-) -> _Stretch:
-    """The stretches before ``node`` in one, its own parameters included."""
-    children = [child for child, _ in node.next_functions if child is not None]
-    layered = [child for child in children if upstream[child]]
-    variable = getattr(node, "variable", None)
-    own = known is not None and isinstance(variable, nn.Parameter) and id(variable) not in known
-    return _Stretch(
-        len(layered) <= 1 and all(stretches[child].straight for child in layered),
-        tuple(dict.fromkeys(name for child in layered for name in stretches[child].dropouts)),
-        (*((variable,) if own else ()), *(p for child in children for p in stretches[child].parameters))[:STRANGERS],
-    )
 
 
 def loss_path(root: Node, outputs: Mapping[Node, str] | None = None) -> Path:
@@ -279,13 +198,7 @@ class Form:
     batch: int = 0
 
 
-def learn(
-    facts: Facts,
-    graph: Graph,
-    parameter_ids: Mapping[str, int],
-    forms: Mapping[str, Form],
-    ungraded: Container[str] = (),
-) -> Facts:
+def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, Form]) -> Facts:
     """Facts with what the graph and the first forward pass told.
 
     Args:
@@ -293,7 +206,6 @@ def learn(
         graph: From `trace`.
         parameter_ids: ``id`` of each parameter by name.
         forms: In order of execution, of each layer's output.
-        ungraded: Layers that ran without gradients in a training pass.
     """
     position = {name: index for index, name in enumerate(forms)}
 
@@ -302,12 +214,9 @@ def learn(
         return replace(
             layer,
             called=layer.name in position,
-            ungraded=layer.name in ungraded and layer.name not in position,
             samples=form.samples,
             dtype=form.dtype,
             batch=form.batch,
-            straight=layer.name in graph.straight,
-            dropouts=graph.dropouts.get(layer.name, ()),
             inputs=graph.inputs.get(layer.name, ()),
             nonlinearity=graph.nonlinearity.get(layer.name, ""),
             residual=layer.name in graph.mixed,

@@ -92,8 +92,7 @@ class ActivationProbe:
         self.batch = 0
         self._fail = fail
         self.layers = layers
-        nonlinearities, dropouts = ({x.name for x in layers if x.kind == kind} for kind in ("activation", "dropout"))
-        self.transparent = nonlinearities, dropouts
+        self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
         self._tracing = False
         self.counting = False
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
