@@ -29,10 +29,15 @@ class Layer:
             layer takes the output as it is, "" where unknown.
         inputs: Names of the layers whose outputs reach this one with no other layer between.
         residual: Whether the output is added to another path before the next layer.
+        straight: Whether only linear operations, and dropout, stand between it and its one input.
+        dropouts: Names of the dropout layers between it and its inputs.
         called: Whether it took part in the forward pass.
+        ungraded: Whether it ran in a training pass, but without gradients (``no_grad``).
         samples: Values of each unit in one batch (batch size times positions), at its first call; 0 where unknown.
         dtype: Of the output at its first call ("float32"), "" where unknown.
-        rate: Probability with which a dropout layer drops a unit.
+        batch: Extent of the first dimension of its output at its first call; 0 where unknown.
+        rate: Probability with which it drops a unit: of dropout layers, and of dropout inside recurrent layers and
+            attention.
     """
 
     name: str
@@ -45,9 +50,13 @@ class Layer:
     nonlinearity: str = ""
     inputs: tuple[str, ...] = ()
     residual: bool = False
+    straight: bool = False
+    dropouts: tuple[str, ...] = ()
     called: bool = False
+    ungraded: bool = False
     samples: int = 0
     dtype: str = ""
+    batch: int = 0
     rate: float = 0.0
 
 
@@ -109,6 +118,7 @@ class Loss:
         targets: Shape of the target, () where unknown.
         classes: Number of classes, 0 for a regression.
         broadcast: Whether the prediction was expanded to meet the target.
+        summed: Whether it is the sum over the batch, not the mean.
         elements: Of the tensor whose mean or sum a loss written by hand is; 0 for torch's own losses.
     """
 
@@ -123,6 +133,7 @@ class Loss:
     functions: tuple[str, ...] = ()
     softmax_extent: int = 0
     softmax_axis: int = 0
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,8 @@ class Facts:
         unstepped: Backward passes that reached the model while nothing, no optimizer and no other code, changed its
             weights; 0 from the first change on. Kept up to date at a few counts only.
         steps_elsewhere: Steps that optimizers without any parameter of the model made meanwhile.
+        strangers: Parameters inside the network, between two of its layers, that neither the model nor any optimizer
+            holds.
         non_finite: Where the first NaN or Inf came from.
     """
 
@@ -175,6 +188,7 @@ class Facts:
     optimizers_elsewhere: int = 0
     unstepped: int = 0
     steps_elsewhere: int = 0
+    strangers: int = 0
     non_finite: NonFinite = NonFinite()
 
     def layer(self, name: str) -> Layer:

@@ -126,6 +126,31 @@ def loss_noise(history: History) -> float:
     return noise(history.series("loss")[1])
 
 
+def chosen_weights(history: History) -> NDArray[np.int64]:
+    """Columns of the table ``weight_rms`` that are trainable weights which began above zero."""
+    table, kinds = history.table("weight_rms"), {p.name: p for p in history.facts.parameters}
+    return np.array(
+        [
+            place
+            for place, name in enumerate(table.columns)
+            if name in kinds and kinds[name].role == "weight" and kinds[name].trainable and table.first[place] > 0
+        ],
+        np.int64,
+    )
+
+
+def weight_growth(history: History) -> tuple[list[str], Floats] | None:
+    """Names of those weights and the rms of each over its first; None where nothing was measured twice."""
+    table, chosen = history.table("weight_rms"), chosen_weights(history)
+    if len(table) < 2 or not len(chosen):
+        return None
+    ratios = (table.values[-1, chosen] / table.first[chosen]).astype(np.float32)
+    seen = np.isfinite(ratios)
+    if not seen.any():
+        return None
+    return [table.columns[place] for place in chosen[seen]], ratios[seen]
+
+
 def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats, Floats]:
     """Sampled steps, and in each the norm of the update over that of the weight: median and largest over the weights.
 

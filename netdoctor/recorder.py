@@ -10,13 +10,14 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
 from netdoctor.facts import Facts
 from netdoctor.history import History
-from netdoctor.probes import losses, optimizers, softmaxes
+from netdoctor.probes import gates, losses, norms, optimizers, residuals, softmaxes
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
@@ -24,10 +25,12 @@ from netdoctor.probes.leftovers import Leftovers
 from netdoctor.probes.origin import Origins
 from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.readings import Readings, Sample
+from netdoctor.probes.sampling import level
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.stray import StrayPasses
 from netdoctor.probes.thorough import Pacing
+from netdoctor.stretches import stretches
 
 KEPT = 256  # losses kept before they are moved into the history
 SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layers
@@ -87,6 +90,8 @@ class Recorder:
         self._pacing = Pacing()
         self._softmaxes: softmaxes.Softmaxes | None = None
         self._leftovers = Leftovers()
+        self._input: tuple[Tensor, Tensor] | None = None  # mean and standard deviation of the model's, in this sample
+        self._strangers: list[weakref.ref[nn.Parameter]] = []  # parameters between the layers that are not the model's
         self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
         self._solo = 0  # id of the optimizer whose steps are rested over
         self._closures = False  # whether an optimizer calls a closure
@@ -111,7 +116,7 @@ class Recorder:
         """Move what the device has delivered into the history; all of it where ``wait``, which may take a while."""
         try:
             if self._validation.pending:
-                self._validation.settle(self.history.facts.loss.kind)
+                self._validation.settle(self.history.facts.loss)
             self._scalars.flush(self.history, wait)
             self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
@@ -140,7 +145,7 @@ class Recorder:
         start = perf_counter()
         try:
             if self._validation.pending:
-                self._validation.settle(self.history.facts.loss.kind)
+                self._validation.settle(self.history.facts.loss)
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -149,6 +154,7 @@ class Recorder:
                 self._rest = min(self._rest, 1)
             if self._sampled:
                 self._leftovers.look(self._holdings.parameters())
+                self._input = self._given(with_gradients=True)
                 if loss.grad_fn is not None:
                     self._read_graph(loss.grad_fn)
         except Exception as error:  # noqa: BLE001
@@ -167,16 +173,18 @@ class Recorder:
             self._fail("gradients", error)
         self._spent += perf_counter() - start
 
-    def evaluated(self, function: str, loss: Tensor, size: int) -> None:
+    def evaluated(self, batch: losses.Evaluated) -> None:
         try:
-            model = self._model()
+            model, probe = self._model(), self._activations
             if model is None or self._elsewhere():
                 return
-            if model.training:  # only the passes tell a validation without eval() from a training pass
-                counted = self._activations.keep_counting()
-                if not counted or self._activations.last_pass_with_gradients:
-                    return
-            self._validation.add(self.step, function, loss, size)
+            counted = probe.keep_counting()
+            if model.training and (not counted or probe.last_pass_with_gradients):
+                return  # only the passes tell a validation without eval() from a training pass
+            opens = self._validation.opens(self.step)
+            self._validation.add(self.step, batch)
+            if opens:
+                self._look_at_validation()
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
 
@@ -275,6 +283,26 @@ class Recorder:
             self._scalars.keep(self.step, "skipped_steps", self._skipped)
         return scale
 
+    def _look_at_validation(self) -> None:
+        """The mode and the input of the first batch of a validation pass."""
+        probe = self._activations
+        share = norms.training_share(module for _, module in probe.modules())
+        if share is not None:
+            self._validation.note("val_training_share", share)
+        given = self._given(with_gradients=False)
+        if given is not None:
+            self._validation.note("val_input_mean", given[0])
+            self._validation.note("val_input_std", given[1])
+
+    def _given(self, with_gradients: bool) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of the model's last input, where it still exists."""
+        probe = self._activations
+        tensor = probe.given() if probe.given is not None else None
+        if tensor is None or probe.last_pass_with_gradients != with_gradients:
+            return None
+        with torch.no_grad():
+            return level(tensor)
+
     def _see_before(self, held: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         probe = self._parameters
 
@@ -292,15 +320,28 @@ class Recorder:
     def _measure(self, holding: optimizers.Holding) -> None:
         """Reduce a sampled step to its sums."""
         self._learn_groups()
+        self._note_mode()
         self._parameters.see_after()
         fused = getattr(holding.optimizer(), "grad_scale", None) is not None
         parameters = self._parameters.reduce(holding.names, self._keep_scale(), fused)
         thorough = self._activations.look_thoroughly() if self._thorough else None
         rates, layers = self._holdings.learning_rates(), self._activations.reduce()
-        self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes))
+        modules = self._activations.modules() if self._thorough else []
+        named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
+        self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named))
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
+
+    def _note_mode(self) -> None:
+        """The model's mode and its input in a sampled step."""
+        model = self._model()
+        if model is not None:
+            self._scalars.keep(self.step, "model_evaluation_mode", float(not model.training))
+        if self._input is not None:
+            self._scalars.keep(self.step, "model_input_mean", self._input[0])
+            self._scalars.keep(self.step, "model_input_std", self._input[1])
+            self._input = None
 
     def _learn_groups(self) -> None:
         facts = self.history.facts
@@ -311,6 +352,7 @@ class Recorder:
                 groups=tuple(self._holdings.groups),
                 parameters=parameters,
                 optimizers_elsewhere=self._holdings.elsewhere,
+                strangers=self._holdings.count_loose(self._strangers),
             )
 
     def _end(self, start: float) -> None:
@@ -372,16 +414,37 @@ class Recorder:
                 self._learn(graph)
             self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
             path = graph.path
-        elif many:
+        elif many and not self.history.facts.loss.outputs:
             return
         else:
             path = structure.loss_path(root)
-        self._losses.read(path)
+        if probe.nodes or not many:
+            self._losses.read(path)
+        given = probe.given() if probe.given is not None else None
+        if given is not None and probe.last_pass_with_gradients and path.nodes:
+            with torch.no_grad():
+                self._losses.tell("residual_agreement", residuals.agreement(path, given))
 
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations
         facts = structure.learn(self.history.facts, graph, self._ids, probe.forms)
-        self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
+        between = stretches(graph, probe.nodes, probe.transparent[1], self._names)
+        self._strangers = [weakref.ref(parameter) for parameter in between.strangers]
+        layers = tuple(
+            replace(
+                layer,
+                straight=layer.name in between.straight,
+                dropouts=between.dropouts.get(layer.name, ()),
+                ungraded=not layer.called and layer.name in probe.ungraded,
+            )
+            for layer in facts.layers
+        )
+        self.history.facts = facts.with_changes(
+            layers=layers,
+            input_floating=probe.input_floating,
+            batch=probe.batch,
+            strangers=self._holdings.count_loose(self._strangers),
+        )
         self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
         self._graph_known = True

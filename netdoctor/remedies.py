@@ -157,6 +157,97 @@ def _clip_gradients(model: nn.Module, optimizer: Any, *, norm: float) -> Any:
     return optimizer.register_step_pre_hook(clip)
 
 
+def append_relu(model: nn.Module, layers: Sequence[str]) -> None:
+    """Put a ReLU behind each of ``layers``."""
+    for name in layers:
+        model.set_submodule(name, nn.Sequential(model.get_submodule(name), nn.ReLU()))
+
+
+def remove_biases(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
+    """Take the bias off layers that feed a batch norm, and off what the batch norm has gathered: outputs stay."""
+    for name, norm in pairs:
+        layer: Any = model.get_submodule(name)
+        gathered: Any = model.get_submodule(norm)
+        if gathered.running_mean is not None and gathered.running_mean.shape == layer.bias.shape:
+            gathered.running_mean.sub_(layer.bias.detach())
+        layer.bias = None
+
+
+def replace_by_group_norm(model: nn.Module, norms: Sequence[str]) -> None:
+    """Put a GroupNorm with the same weight and bias in the place of each batch norm."""
+    for name in norms:
+        old: Any = model.get_submodule(name)
+        units = old.num_features
+        groups = next(count for count in (8, 4, 2, 1) if (units % count == 0 and units >= 2 * count) or count == 1)
+        new = nn.GroupNorm(groups, units, affine=old.affine)
+        if old.affine:
+            new.weight, new.bias = old.weight, old.bias
+        model.set_submodule(name, new.train(old.training))
+
+
+def hold(model: nn.Module, optimizer: Any) -> None:
+    """Give the optimizer every trainable parameter of the model that it does not hold, in a group of its own."""
+    if optimizer is None:
+        raise ValueError("this remedy changes the optimizer: pass it, remedy.apply(model, optimizer)")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    loose = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in held]
+    if loose:
+        optimizer.add_param_group({"params": loose})
+
+
+def unfreeze(model: nn.Module, optimizer: Any, layers: Sequence[str]) -> None:
+    """Ask for gradients of ``layers`` and let the optimizer hold them."""
+    for name in layers:
+        model.get_submodule(name).requires_grad_(True)
+    hold(model, optimizer)
+
+
+def register_lists(model: nn.Module, optimizer: Any) -> None:
+    """Turn plain lists and dicts of modules into registered ones, and give their parameters to the optimizer."""
+    for module in list(model.modules()):
+        for name, value in list(vars(module).items()):
+            several = list(value.values()) if isinstance(value, dict) else value
+            if name.startswith("_") or not isinstance(several, (list, tuple)) or not several:
+                continue
+            if all(isinstance(each, nn.Module) for each in several):
+                delattr(module, name)
+                setattr(module, name, nn.ModuleDict(value) if isinstance(value, dict) else nn.ModuleList(several))
+    hold(model, optimizer)
+
+
+def set_rate_of(model: nn.Module, optimizer: Any, parameters: Sequence[str], rate: float) -> None:
+    """Give the param groups that hold parameters of these names this learning rate."""
+    if optimizer is None:
+        raise ValueError("this remedy changes the learning rate: pass the optimizer, remedy.apply(model, optimizer)")
+    meant = {id(model.get_parameter(name)) for name in parameters}
+    for group in optimizer.param_groups:
+        if any(id(parameter) in meant for parameter in group["params"]):
+            group["lr"] = rate
+
+
+def set_weight_decay(optimizer: Any, value: float) -> None:
+    """Give every param group this weight decay."""
+    if optimizer is None:
+        raise ValueError("this remedy changes the weight decay: pass the optimizer, remedy.apply(model, optimizer)")
+    for group in optimizer.param_groups:
+        group["weight_decay"] = value
+
+
+def bound_weights(model: nn.Module, optimizer: Any, bounds: dict[str, float]) -> Any:
+    """After each step scale the weights of these names down to at most this rms; returns the hook's handle."""
+    if optimizer is None:
+        raise ValueError("this remedy acts after each step: pass the optimizer, remedy.apply(model, optimizer)")
+
+    def bound(*_: Any) -> None:
+        with torch.no_grad():
+            for name, rms in bounds.items():
+                weight = model.get_parameter(name)
+                weight.mul_((rms / weight.square().mean().sqrt()).clamp(max=1))
+
+    bound()
+    return optimizer.register_step_post_hook(bound)
+
+
 def replace_by_relu(model: nn.Module, modules: Sequence[str]) -> None:
     """Put a ReLU in the place of each of ``modules``."""
     for name in modules:

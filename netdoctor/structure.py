@@ -189,23 +189,34 @@ def children_first(root: Node) -> Iterable[Node]:
     return order
 
 
-def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, tuple[int, str]]) -> Facts:
+@dataclass(frozen=True)
+class Form:
+    """A layer's output at its first call: values of each unit, dtype, extent of the first dimension."""
+
+    samples: int = 0
+    dtype: str = ""
+    batch: int = 0
+
+
+def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, Form]) -> Facts:
     """Facts with what the graph and the first forward pass told.
 
     Args:
         facts: What was known before.
         graph: From `trace`.
         parameter_ids: ``id`` of each parameter by name.
-        forms: In order of execution, of each layer's output: values of each unit, and dtype.
+        forms: In order of execution, of each layer's output.
     """
     position = {name: index for index, name in enumerate(forms)}
 
     def learned(layer: Layer) -> Layer:
+        form = forms.get(layer.name, Form())
         return replace(
             layer,
             called=layer.name in position,
-            samples=forms.get(layer.name, (0, ""))[0],
-            dtype=forms.get(layer.name, (0, ""))[1],
+            samples=form.samples,
+            dtype=form.dtype,
+            batch=form.batch,
             inputs=graph.inputs.get(layer.name, ()),
             nonlinearity=graph.nonlinearity.get(layer.name, ""),
             residual=layer.name in graph.mixed,
@@ -232,6 +243,7 @@ def describe_loss(path: Path) -> Loss:
             classes = outputs[1] if len(outputs) > 1 else outputs[0]
     names = path.names
     extent, axis = _softmax(path)
+    reduction = getattr(node, "_saved_reduction", 1)  # 0 none, 1 mean, 2 sum
     return Loss(
         path.kind,
         names,
@@ -244,6 +256,7 @@ def describe_loss(path: Path) -> Loss:
         classes=classes,
         broadcast=_broadcast(path),
         elements=_elements(path),
+        summed=reduction == 2 or (reduction == 0 and "SumBackward0" in names),
     )
 
 

@@ -22,7 +22,7 @@ from netdoctor.statistics import STATISTICS
 PACKAGE = Path(netdoctor.__file__).parent
 HEADINGS = ("## What it looks at", "## Why it matters", "## When it is wrong", "## References")
 WITH_TORCH = {"arguments", "checkup", "demo", "discovery", "lr_finder", "monitor", "recorder", "remedies", "session",
-              "statistics", "structure"}  # fmt: skip
+              "statistics", "stretches", "structure"}  # fmt: skip
 DEPENDENCIES = {"netdoctor", "torch", "numpy", "scipy", "rich"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EACH_RULE = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.slug)

@@ -213,6 +213,18 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "output_low",
         "output_high",
         "uninformed_loss",
+        "model_evaluation_mode",
+        "running_mean",
+        "running_std",
+        "gate_spread",
+        "model_input_mean",
+        "model_input_std",
+        "residual_agreement",
+        "val_constant_loss",
+        "val_accuracy",
+        "val_training_share",
+        "val_input_mean",
+        "val_input_std",
     }
     assert set(STATISTICS) - seen - missing - ({"dead_share"} if every > 1 else set()) == set()
     if clip:

@@ -23,7 +23,7 @@ from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import SATURATION, Array, Mask
-from netdoctor.structure import Node
+from netdoctor.structure import Form, Node
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class ActivationProbe:
         thread: Which thread trains the model: the one that ran the last of them.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
-        forms: In order of execution, of each layer's output at its first call: values of each unit, and dtype.
+        forms: In order of execution, of each layer's output at its first call.
+        given: The input of the root's last pass, of those in sampled steps or without gradients.
+        ungraded: Names of the layers that ran without gradients inside a pass of the root with gradients.
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
         transparent: Names of the layers that are nonlinearities, and of those that are dropout.
     """
@@ -81,7 +83,10 @@ class ActivationProbe:
         self.last_pass_with_gradients = True
         self.thread = get_ident()
         self.spent = 0.0
-        self.forms: dict[str, tuple[int, str]] = {}
+        self.forms: dict[str, Form] = {}
+        self.given: weakref.ref[Tensor] | None = None
+        self.ungraded: set[str] = set()
+        self._without: list[str] = []  # layers that ran without gradients since the root's last pass
         self.nodes: dict[Node, str] = {}
         self.input_floating: bool | None = None
         self.batch = 0
@@ -126,6 +131,7 @@ class ActivationProbe:
                 handle.remove()
                 self._handles[place] = None
         self._resting = True
+        self.given = None
 
     def keep_counting(self) -> bool:
         """Count the passes in rest too, from now on; whether they were counted up to now."""
@@ -155,9 +161,11 @@ class ActivationProbe:
         """Sample one call of a layer: the first of each forward pass; a later pass replaces an earlier one."""
         start = perf_counter()
         try:
-            if (
+            if not torch.is_grad_enabled():
+                if torch._C._current_graph_task_id() == -1:
+                    self._without.append(self.layers[slot].name)
+            elif (
                 self._pass_of[slot] != self.passes
-                and torch.is_grad_enabled()
                 and torch._C._current_graph_task_id() == -1  # else a checkpoint's second forward
                 and not torch.compiler.is_compiling()
                 and torch._C._get_tracing_state() is None  # else of torch.jit.trace
@@ -172,6 +180,18 @@ class ActivationProbe:
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
             self._fail("activations", error)
         self.spent += perf_counter() - start
+
+    def passed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A pass of the root has ended."""
+        gradients = torch.is_grad_enabled()
+        self.passes += 1
+        self.thread = get_ident()
+        self.last_pass_with_gradients = gradients
+        if self.on or not gradients:
+            self.given = weakref.ref(args[0]) if args and isinstance(args[0], Tensor) else None
+            if gradients:
+                self.ungraded.update(self._without)
+            self._without.clear()
 
     def backward(self, slot: int, gradient: Tensor, axis: int) -> None:
         """Sample the gradient at a layer's output."""
@@ -201,7 +221,8 @@ class ActivationProbe:
         axis, name = self._axis(slot, local), self.layers[slot].name
         if name not in self.forms:
             units = local.shape[axis] if local.ndim else 1
-            self.forms[name] = local.numel() // max(units, 1), str(local.dtype).removeprefix("torch.")
+            dtype, batch = str(local.dtype).removeprefix("torch."), local.shape[0] if local.ndim else 0
+            self.forms[name] = Form(local.numel() // max(units, 1), dtype, batch)
         self._pass_of[slot] = self.passes
         if self.layers[slot].kind in ("norm", "dropout"):
             self._evaluating[slot] = not module.training
@@ -248,9 +269,15 @@ class ActivationProbe:
         self._sources[:] = -1
         self._evaluating[:] = np.nan
         self._seen.clear()
+        self._without.clear()
         self.nodes.clear()
         self._tracing = tracing
         self.on = on
+
+    def modules(self) -> list[tuple[str, nn.Module]]:
+        """The watched layers that still exist, by name."""
+        found = [(layer.name, module()) for layer, module in zip(self.layers, self._modules, strict=False)]
+        return [(name, module) for name, module in found if module is not None]
 
     def bind(self, layers: tuple[Layer, ...]) -> None:
         """Take over what the graph told of the layers: the nonlinearities decide where saturation is counted."""

@@ -78,6 +78,13 @@ def dropout_rate(module: nn.Module) -> float | None:
     return None
 
 
+def inner_dropout(module: nn.Module) -> float:
+    """Probability of the dropout inside recurrent layers and attention, 0 for other modules."""
+    if isinstance(module, nn.RNNBase):
+        return float(module.dropout) if module.num_layers > 1 else 0.0
+    return float(module.dropout) if isinstance(module, nn.MultiheadAttention) else 0.0
+
+
 def fans(module: nn.Module) -> tuple[int, int, int]:
     """(fan-in, fan-out, units) of a layer; zeros where it has none."""
     if isinstance(module, nn.Linear):
@@ -129,7 +136,7 @@ def describe_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
     for name, module in modules.items():
         fan_in, fan_out, units = fans(module)
         kind = layer_kind(module)
-        function, rate = activation_function(module), dropout_rate(module) or 0.0
+        function, rate = activation_function(module), dropout_rate(module) or inner_dropout(module)
         layers.append(Layer(name, kind, type(module).__name__, function, fan_in, fan_out, units, rate=rate))
     return tuple(layers)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from netdoctor.facts import Loss
 from netdoctor.probes import predictions
+from netdoctor.probes.losses import Evaluated
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.scalars import Scalar, Scalars
 from netdoctor.probes.targets import Targets
@@ -100,6 +103,11 @@ class TrainingLosses:
             self._staged |= {name: value * parts for name, value in found.items()}
         self._staged |= self._targets.described
 
+    def tell(self, statistic: str, value: Tensor | None) -> None:
+        """What else the nodes of the loss added last told."""
+        if self._open and value is not None:
+            self._staged[statistic] = value
+
     def before_step(self) -> None:
         """Any optimizer begins a step."""
         self._stepping = self._stale = True
@@ -147,6 +155,16 @@ def _unscaled(loss: Scalar, scale: Tensor) -> Scalar:
     return loss / scale if isinstance(loss, Tensor) else loss / float(scale)
 
 
+@dataclass
+class _Pass:
+    """The batches of one validation pass that went through one loss function."""
+
+    losses: list[tuple[Tensor, int, int]] = field(default_factory=list)  # value, samples, elements if it is their sum
+    targets: Targets = field(default_factory=Targets)
+    constant: Tensor | float | None = None
+    hits: list[tuple[Tensor, int]] = field(default_factory=list)  # accuracy, samples
+
+
 class ValidationLosses:
     """Losses computed without gradients between two training steps: one validation pass, averaged over its samples.
 
@@ -157,18 +175,37 @@ class ValidationLosses:
     def __init__(self, scalars: Scalars) -> None:
         self.pending = False  # whether batches were added since the mean was last taken
         self._scalars = scalars
-        self._step = 0
-        self._passes: dict[str, list[tuple[Tensor, int]]] = {}
+        self._step = -1
+        self._passes: dict[str, _Pass] = {}
         self._explicit = False
 
-    def add(self, step: int, function: str, loss: Tensor, size: int) -> None:
-        """One batch of ``size`` samples was evaluated after ``step`` optimizer steps."""
-        if self._explicit:
-            return
+    def opens(self, step: int) -> bool:
+        """Whether a batch evaluated after ``step`` optimizer steps is the first one of its pass."""
+        return step != self._step
+
+    def add(self, step: int, batch: Evaluated) -> None:
+        """One batch was evaluated after ``step`` optimizer steps."""
         if step != self._step:
             self._step, self._passes = step, {}
+        if self._explicit:
+            return
         self.pending = True
-        self._passes.setdefault(function, []).append((loss.detach(), size))
+        one = self._passes.setdefault(batch.function, _Pass())
+        size, target = batch.output.shape[0], batch.target
+        summed = batch.options.get("reduction") == "sum"
+        counted = target if target is not None and not target.is_floating_point() else batch.output
+        one.losses.append((batch.loss.detach(), size, counted.numel() if summed else 0))
+        if target is None or batch.output.numel() > predictions.ELEMENTS:
+            return
+        output, target = batch.output.detach(), target.detach()
+        one.constant = one.targets.evaluate(batch.function, output, target, batch.options)
+        accuracy = predictions.accuracy(batch.function, output, target, batch.options)
+        if accuracy is not None:
+            one.hits.append((accuracy, size))
+
+    def note(self, statistic: str, value: Scalar) -> None:
+        """What else is known of the pass that is open."""
+        self._scalars.keep(self._step, statistic, value)
 
     def observed(self, step: int, value: Scalar) -> None:
         """An explicit value; from now on only these count."""
@@ -176,16 +213,24 @@ class ValidationLosses:
         self._passes.clear()
         self._scalars.keep(step, "val_loss", value)
 
-    def settle(self, kind: str) -> None:
+    def settle(self, loss: Loss) -> None:
         """Take the mean of the pass so far: that of the training's own loss function, else of the first seen.
 
         Args:
-            kind: Of the training's loss.
+            loss: The training's.
         """
         self.pending = False
-        matching = [name for name in self._passes if kind in KINDS.get(name, ())]
-        batches = self._passes[(matching or list(self._passes))[0]]
-        samples = sum(size for _, size in batches)
-        if samples:
-            total = torch.stack([loss.float().mean() * size for loss, size in batches]).sum()
-            self._scalars.keep(self._step, "val_loss", total / samples)
+        matching = [name for name in self._passes if loss.kind in KINDS.get(name, ())]
+        one = self._passes[(matching or list(self._passes))[0]]
+        samples = sum(size for _, size, _ in one.losses)
+        if not samples:
+            return
+        whole = loss.summed and all(elements for *_, elements in one.losses)  # sums here and there
+        parts = [value.float().mean() * size / (1 if whole else elements or 1) for value, size, elements in one.losses]
+        self._scalars.keep(self._step, "val_loss", torch.stack(parts).sum() / samples)
+        if one.constant is not None and matching:
+            scale = sum(elements for *_, elements in one.losses) / len(one.losses) if whole else 1.0
+            self._scalars.keep(self._step, "val_constant_loss", one.constant * scale)
+        if one.hits:
+            hits = torch.stack([share * size for share, size in one.hits]).sum() / sum(size for _, size in one.hits)
+            self._scalars.keep(self._step, "val_accuracy", hits)

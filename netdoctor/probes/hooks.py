@@ -6,7 +6,6 @@ used: they fail on in-place operations and keep torch.compile from working.
 
 from __future__ import annotations
 
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,9 +48,7 @@ class PassHook:
             return
         probe = self.probe
         if probe is not None and "_is_replica" not in module.__dict__:  # DataParallel's, on threads of their own
-            probe.passes += 1
-            probe.thread = get_ident()
-            probe.last_pass_with_gradients = torch.is_grad_enabled()
+            probe.passed(module, args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PassHook:
         return PassHook(None)

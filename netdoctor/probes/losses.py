@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +30,25 @@ LOSS_FUNCTIONS = (
 )
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """One call of a loss function.
+
+    Attributes:
+        function: Its name.
+        loss: What it gave.
+        output: The prediction that it took.
+        target: The target; None where it was given in another way than usual.
+        options: Its keyword arguments.
+    """
+
+    function: str
+    loss: Tensor
+    output: Tensor
+    target: Tensor | None
+    options: dict[str, Any]
+
+
 class Listener(Protocol):
     """What a monitor is told. None of these may raise."""
 
@@ -38,8 +58,8 @@ class Listener(Protocol):
     def after_backward(self) -> None:
         """`backward` has run: the gradients are accumulated, reduced between replicas and not yet clipped."""
 
-    def evaluated(self, function: str, loss: Tensor, size: int) -> None:
-        """A loss function was called without gradients on a batch of ``size``."""
+    def evaluated(self, batch: Evaluated) -> None:
+        """A loss function was called without gradients."""
 
 
 _listeners: list[Listener] = []
@@ -98,8 +118,10 @@ def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _listeners:
             return loss
         if isinstance(loss, Tensor) and isinstance(input, Tensor) and input.ndim:
+            target = args[0] if args else kwargs.get("target")
+            batch = Evaluated(name, loss, input, target if isinstance(target, Tensor) else None, kwargs)
             for listener in tuple(_listeners):
-                listener.evaluated(name, loss, input.shape[0])
+                listener.evaluated(batch)
         return loss
 
     return loss_function

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -172,6 +172,12 @@ class Holdings:
     def parameters(self) -> dict[int, list[nn.Parameter]]:
         """The model's parameters that each optimizer holds which has made a step, by its ``id``."""
         return {identity: known.parameters for identity, known in self._known.items() if known.names and known.step}
+
+    def count_loose(self, parameters: Iterable[weakref.ref[nn.Parameter]]) -> int:
+        """How many of ``parameters`` no optimizer met so far holds."""
+        met = [optimizer for known in self._known.values() if (optimizer := known.optimizer()) is not None]
+        held = {id(parameter) for optimizer in met for group in optimizer.param_groups for parameter in group["params"]}
+        return sum((parameter := each()) is not None and id(parameter) not in held for each in parameters)
 
     def at_work(self, since: int) -> list[Holding]:
         """Those that hold parameters, still exist, and took part in a step after ``since``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,16 @@ def describe(path: Path) -> dict[str, Tensor]:
     if path.kind.startswith("binary"):
         return _describe_binary(output > (0.0 if path.kind.endswith("logits") else 0.5), target)
     return _describe_values(output, target) if path.kind in VALUES else {}
+
+
+def accuracy(function: str, output: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor | None:
+    """Share of the targets that a call of a loss function of torch was given rightly; None where there is none."""
+    if function in ("cross_entropy", "nll_loss") and not target.is_floating_point():
+        target = target.masked_fill(target == options.get("ignore_index", -100), -1)
+        return _describe_classes(output, target, min(1, output.ndim - 1))["accuracy"]
+    if function.startswith("binary") and target.shape == output.shape:
+        return _describe_binary(output > (0.0 if function.endswith("logits") else 0.5), target)["accuracy"]
+    return None
 
 
 def _classes(path: Path) -> tuple[Tensor, Tensor, int] | None:

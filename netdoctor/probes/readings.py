@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from netdoctor.facts import Parameter
 from netdoctor.history import History
 from netdoctor.probes.activations import LayerSample
+from netdoctor.probes.named import Named
 from netdoctor.probes.parameters import MOST, ParameterSample
 from netdoctor.probes.sampling import UNITS
 from netdoctor.probes.softmaxes import FIELDS, Softmaxes
@@ -140,11 +141,13 @@ class Sample:
     learning_rates: Sequence[float]
     thorough: ThoroughSample | None = None
     softmaxes: Softmaxes | None = None
+    named: tuple[Named, ...] = ()
 
     @property
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
-        parts = (self.layers, self.parameters, self.thorough, None if self.softmaxes is None else self.softmaxes[1])
+        softmaxes = None if self.softmaxes is None else self.softmaxes[1]
+        parts = (self.layers, self.parameters, self.thorough, softmaxes, *self.named)
         return all(part is None or part.ready for part in parts)
 
 
@@ -202,3 +205,5 @@ class Readings:
                 columns, numbers = sample.softmaxes
                 for name, values in zip(FIELDS, numbers.numpy().T, strict=True):
                     history.record(sample.step, name, values, columns)
+            for part in sample.named:
+                part.record(history, sample.step)

@@ -163,6 +163,20 @@ def first_tensor(value: object) -> Tensor | None:
     return None
 
 
+def level(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of elements spread evenly over ``tensor``; None where it holds none to compute with.
+
+    It is for use without gradients.
+    """
+    local = plain(tensor)
+    if local is None or local.numel() < 2:
+        return None
+    where = cut(local.shape, local.stride(), -1)
+    some = local.as_strided(where.size, where.stride, local.storage_offset() + where.offset)
+    std, mean = torch.std_mean(some.float())
+    return mean, std
+
+
 def plain(tensor: Tensor) -> Tensor | None:
     """The local strided tensor behind ``tensor``: a shard of a DTensor, None for sparse and nested ones.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +57,22 @@ class Targets:
         if target.is_floating_point() and output.shape == target.shape:
             return self._variance(target)
         return None
+
+    def evaluate(self, function: str, output: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor | float | None:
+        """The same from a call of a loss function of torch, per element; None where it gives no such bound."""
+        of_classes = function in ("cross_entropy", "nll_loss")
+        if of_classes and (target.is_floating_point() or options.get("label_smoothing")):
+            return None
+        if not of_classes and target.shape != output.shape:
+            return None
+        judge = _JUDGES.get(_KINDS.get(function, ""))
+        if judge is None:
+            return None
+        saved = ("weight", None), ("pos_weight", None), ("ignore_index", -100)
+        node = SimpleNamespace(**{f"_saved_{name}": options.get(name, default) for name, default in saved})
+        node._saved_self, node._saved_target = output, target
+        summary = judge(self, node)
+        return None if summary is None else summary[0]
 
     def _accumulate(self, sums: Tensor) -> Tensor:
         sums = sums.double() if sums.device.type != "mps" else sums
@@ -137,6 +155,13 @@ def _scale(path: Path) -> Tensor | float | None:
     return None
 
 
+_KINDS = {
+    "cross_entropy": "cross-entropy",
+    "nll_loss": "nll",
+    "binary_cross_entropy": "binary-cross-entropy",
+    "binary_cross_entropy_with_logits": "binary-cross-entropy-with-logits",
+    "mse_loss": "mse",
+}  # functions of torch that `_JUDGES` knows
 _Judge = Callable[[Targets, Node], "_Summary | None"]
 _JUDGES: dict[str, _Judge] = {
     "nll": Targets._classes,

@@ -26,15 +26,17 @@ def no_gradient(
 
     ## What it looks at
     Whether ``.grad`` was None at every sampled step of the optimizer that holds the parameter, and whether its layer
-    took part in the forward pass. A warning where the network's first layers are cut off from the loss (``detach``,
-    ``no_grad``, numpy, argmax on the way), or where all gradients are exactly zero; a note about side branches.
+    took part in the forward pass, with gradients or under ``no_grad``. A warning where the network's first layers are
+    cut off from the loss (``detach``, numpy, argmax on the way), where layers run under ``no_grad``, or where all
+    gradients are exactly zero; a note about side branches.
 
     ## Why it matters
     What gets no gradient stays as it was initialised, and the layers behind it learn from noise.
 
     ## When it is wrong
     Parameters may be left out on purpose, by ``detach`` in place of ``requires_grad_(False)``. Experts and branches may
-    be used later. Parameters that no optimizer holds are not judged here.
+    be used later. A slow copy that gives targets under ``no_grad`` is meant so: layers with a twin that learns are not
+    reported. Parameters that no optimizer holds are not judged here.
 
     ## References
     PyTorch issue 61470 and the ``find_unused_parameters`` note of DistributedDataParallel; Schoop et al. 2021, UMLAUT.
@@ -58,11 +60,14 @@ def no_gradient(
         if parameter.name in table.columns:
             owners.setdefault(parameter.layer, []).append(parameter)
     without = {name for name, own in owners.items() if all(parameter.name in missing for parameter in own)}
+    span = (int(table.steps[0]), int(table.steps[-1]))
     called = [layer.name for layer in facts.layers if layer.called and layer.name in owners]
     first_reached = next((index for index, name in enumerate(called) if name not in without), 0)
     cut_off, sides = called[:first_reached], [name for name in called[first_reached:] if name in without]
-    unused = [layer.name for layer in facts.layers if not layer.called and layer.name in without]
-    span = (int(table.steps[0]), int(table.steps[-1]))
+    uncalled = [layer for layer in facts.layers if not layer.called and layer.name in without]
+    silent, unused = ([x.name for x in uncalled if x.ungraded is ungraded] for ungraded in (True, False))
+    if silent and not _copies(facts, silent, called):
+        yield _under_no_grad(silent, int(seen.max()), span)
     if cut_off:
         yield Evidence(
             message=f"{_listed(cut_off)} {'run' if len(cut_off) > 1 else 'runs'} in the forward pass, but never "
@@ -86,6 +91,32 @@ def no_gradient(
                 confidence=0.8,
                 remedies=(_freeze(names),),
             )
+
+
+def _copies(facts: Facts, names: Sequence[str], called: Sequence[str]) -> bool:
+    """Whether each of the layers has the same parameters as one that learns: a target network, a momentum encoder."""
+    shapes = {layer.name: tuple(p.shape for p in facts.parameters if p.layer == layer.name) for layer in facts.layers}
+    return {shapes[name] for name in names} <= {shapes[name] for name in called}
+
+
+def _under_no_grad(names: Sequence[str], samples: int, span: tuple[int, int]) -> Evidence:
+    them, run = ("them", "run") if len(names) > 1 else ("it", "runs")
+    return Evidence(
+        message=f"{_listed(names)} {run} under no_grad in training, though the optimizer holds {them}: no gradient in "
+        f"{samples} samples",
+        layers=tuple(names),
+        readings=(Reading("layers without gradient", float(len(names)), 0.0, "", span),),
+        confidence=0.9,
+        remedies=(
+            Remedy(
+                "Take no_grad, inference_mode or set_grad_enabled(False) off the training pass",
+                f"# in forward, around {spoken(names[0])}: no torch.no_grad(); validation alone belongs under it",
+                "PyTorch documentation, autograd mechanics, locally disabling gradient computation",
+                "these layers learn",
+            ),
+            _freeze(names),
+        ),
+    )
 
 
 def _all_zero(history: History, norms: NDArray[np.float32]) -> Evidence:
@@ -140,10 +171,13 @@ def _freeze(names: Sequence[str]) -> Remedy:
     )
 
 
-def _history(rows: int, missing: dict[str, float], called: bool = True) -> History:
+def _history(rows: int, missing: dict[str, float], called: bool = True, ungraded: bool = False) -> History:
     facts = Facts(
-        layers=tuple(Layer(name, "linear", called=called or not value) for name, value in missing.items()),
-        parameters=tuple(Parameter(f"{name}.weight", name, (4, 4), "weight") for name in missing),
+        layers=tuple(
+            Layer(name, "linear", called=not value or (called and not ungraded), ungraded=ungraded and value > 0)
+            for name, value in missing.items()
+        ),
+        parameters=tuple(Parameter(f"{name}.weight", name, (4, len(name)), "weight") for name in missing),
     )
     readings = {f"{name}.weight": [value] * rows for name, value in missing.items()}
     return History.of(facts, gradient_missing=readings, gradient_norm=[1.0] * rows, loss=[2.3] * rows)
@@ -152,10 +186,12 @@ def _history(rows: int, missing: dict[str, float], called: bool = True) -> Histo
 FIRES: tuple[History, ...] = (
     _history(5, {"encoder": 1.0, "head": 0.0}),
     History.of(gradient_missing={"fc.weight": [0.0] * 5}, gradient_norm=[0.0] * 5, loss=[0.7] * 5),
+    _history(5, {"head": 0.0, "encoder": 1.0}, ungraded=True),
 )
 QUIET: tuple[History, ...] = (
     _history(30, {"encoder": 0.0, "head": 0.0}),  # healthy
     _history(30, {"encoder": 0.0, "expert": 1.0, "head": 0.0}, called=False),  # never called: a note
+    _history(30, {"online": 0.0, "target": 1.0, "head": 0.0}, ungraded=True),  # a slow copy that gives targets
     _history(3, {"encoder": 1.0, "head": 0.0}),  # too early
     History.of(gradient_missing={"fc.weight": [0.0] * 9}, gradient_norm=[0.0] * 9, loss=[0.0] * 9),  # fits perfectly
 )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
 
 import numpy as np
 
 from netdoctor.facts import Facts, Group, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import UNTOLD, progress
-from netdoctor.remedies import names_code
+from netdoctor.progress import UNTOLD, Progress, progress
+from netdoctor.remedies import names_code, set_weight_decay
 from netdoctor.rules.base import rule
 from netdoctor.trends import noise
 
@@ -24,14 +22,17 @@ def overfitting(
     patience: int = 3,  # validation passes after the best one, each of which must be worse
     worse: float = 0.1,  # of the gain over a constant prediction: healthy up to 0.07, overfitted from 0.15
     sigmas: float = 4.0,  # standard deviations of the noise from pass to pass
+    gap: float = 1 / 3,  # of the gain of training, that validation lacks; healthy runs lack 0.1 at most
+    heart: float = 0.05,  # of the constant prediction's loss: below, the training set is known by heart
 ) -> Iterator[Evidence | Skipped]:
-    """Validation loss rises away from its best value while the training loss goes on falling.
+    """Validation loss rises, or stays where it is, while the training set is learned by heart.
 
     ## What it looks at
     The mean loss of each validation pass (losses computed without gradients, or ``monitor.observe(val_loss=…)``)
     against the best pass: the last three must all be worse by 4 standard deviations of the noise from pass to pass and
     by a tenth of what the best pass gained over a constant prediction. The training loss must be lower than at the best
-    pass, and lower than the validation loss.
+    pass, and lower than the validation loss. Or the training loss is almost nothing, validation lacks a third of what
+    training gained, and has not improved over the last half of the passes.
 
     ## Why it matters
     From the best step on the model gets worse on data it has not seen; what it still learns is the training set.
@@ -43,14 +44,21 @@ def overfitting(
     ## References
     Prechelt 1998, Early Stopping, But When? Goodfellow et al. 2016, Deep Learning, chapter 7.
     """
-    steps, values = history.series("val_loss")
-    run = progress(history)
+    values, run = history.series("val_loss")[1], progress(history)
     if len(values) < patience + 1 or run is None:
         yield Skipped(UNTOLD if run is None else f"fewer than {patience + 1} validation losses")
         return
+    evidence = _rising(history, run, patience, worse, sigmas) or _by_heart(history, run, patience, gap, heart)
+    if evidence is not None:
+        yield evidence
+
+
+def _rising(history: History, run: Progress, patience: int, worse: float, sigmas: float) -> Evidence | None:
+    """The validation loss rises while the training loss falls."""
+    steps, values = history.series("val_loss")
     best = int(np.argmin(values))
     if len(values) - 1 - best < patience:
-        return
+        return None
     low, last = float(values[best]), float(np.mean(values[-patience:]))
     gain = max(run.reference - low, 0.1 * abs(run.reference))
     bound = low + max(sigmas * noise(values), worse * gain)
@@ -59,11 +67,11 @@ def overfitting(
     then = losses[np.abs(when - steps[best]) <= stretch]
     now = losses[when > when[-1] - 2 * stretch]
     if not len(then) or not len(now) or float(values[-patience:].min()) <= bound:
-        return
+        return None
     before, after = float(np.mean(then)), float(np.mean(now))
     if after >= before or after >= last:
-        return
-    yield Evidence(
+        return None
+    return Evidence(
         f"Validation loss rose from {low:.4g} at step {steps[best]} to {last:.4g} while training loss went from "
         f"{before:.4g} to {after:.4g}; the gap is {last - after:.3g}.",
         readings=(
@@ -73,6 +81,31 @@ def overfitting(
         ),
         confidence=0.95 if last - low > 2 * (bound - low) else 0.8,
         remedies=(_stop(int(steps[best])), _weight_decay(history.facts), *_dropout(history.facts), _augment()),
+    )
+
+
+def _by_heart(history: History, run: Progress, patience: int, gap: float, heart: float) -> Evidence | None:
+    """Training has nothing left to learn, and validation has stopped far above it."""
+    steps, values = history.series("val_loss")
+    own = history.series("val_constant_loss")[1]
+    middle = len(values) // 2
+    if run.constant is None or not len(own) or middle < patience or run.recent > heart * run.constant:
+        return None
+    last = float(np.mean(values[-patience:]))
+    lack = last / float(own[-1]) - run.recent / run.constant
+    if lack < gap or values[middle:].min() < values[:middle].min() - 0.02 * own[-1]:
+        return None
+    best = int(np.argmin(values))
+    return Evidence(
+        f"The training loss is {run.recent:.3g}, and validation stays at {last:.3g} ({own[-1]:.3g} for a constant "
+        f"prediction), without a gain since step {steps[best]}: the training set is known by heart.",
+        readings=(
+            Reading("share of the gain that validation lacks", lack, gap, "", (int(steps[middle]), run.steps)),
+            Reading("validation loss, last passes", last, None, "loss", (int(steps[-patience]), int(steps[-1]))),
+            Reading("training loss", run.recent, heart * run.constant, "loss", (int(steps[middle]), run.steps)),
+        ),
+        confidence=0.8,
+        remedies=(_augment(), *_dropout(history.facts), _weight_decay(history.facts), _stop(int(steps[best]))),
     )
 
 
@@ -100,15 +133,8 @@ def _weight_decay(facts: Facts) -> Remedy:
         code=f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}',
         source="Krogh & Hertz 1991; Loshchilov & Hutter 2019",
         effect="smaller weights, a smoother function; begin the training anew with it",
-        treatment=partial(_decay, value=value),
+        treatment=lambda model, optimizer: set_weight_decay(optimizer, value),
     )
-
-
-def _decay(model: Any, optimizer: Any, *, value: float) -> None:
-    if optimizer is None:
-        raise ValueError("this remedy changes the weight decay: pass the optimizer, remedy.apply(model, optimizer)")
-    for group in optimizer.param_groups:
-        group["weight_decay"] = value
 
 
 def _dropout(facts: Facts) -> tuple[Remedy, ...]:
@@ -156,6 +182,7 @@ def _history(loss: list[float], val: list[float]) -> History:
     every = len(loss) // len(val)
     for index, value in enumerate(val):
         history.record((index + 1) * every, "val_loss", [value])
+        history.record((index + 1) * every, "val_constant_loss", [2.3])
     return history
 
 
@@ -163,6 +190,7 @@ _FALLING = [2.3 * 0.97**i for i in range(100)]
 FIRES: tuple[History, ...] = (
     _history(_FALLING, [1.6, 1.3, 1.2, 1.25, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]),
     _history(_FALLING, [1.5, 2.4, 2.6, 2.7, 2.8]),
+    _history([2.3 * 0.9**i for i in range(100)], [1.9, 1.4, 1.15, 1.1, 1.1, 1.09, 1.1, 1.11, 1.12, 1.1]),
 )
 QUIET: tuple[History, ...] = (
     _history(_FALLING, [1.9, 1.4, 1.1, 0.8, 0.6, 0.5, 0.4, 0.35, 0.31, 0.3]),  # healthy

@@ -27,8 +27,9 @@ def symmetric_initialization(
     """All units of a layer have the same weights, get the same gradient, and so stay copies of each other.
 
     ## What it looks at
-    The spread of each weight between the units of its layer, at the start and after two updates or more, against how
-    far the updates moved it; and weights that are zero and have a gradient of exactly zero.
+    The spread of each weight between the units of its layer (of each gate in LSTM and GRU, of queries, keys, values),
+    at the start and after two updates or more, against how far the updates moved it; and weights that are zero and have
+    a gradient of exactly zero.
 
     ## Why it matters
     A layer of copies can compute no more than a layer of one unit; weights of zero behind or before others of zero
@@ -36,8 +37,7 @@ def symmetric_initialization(
 
     ## When it is wrong
     A zero-initialised last layer, residual branch or LoRA matrix gets different gradients for its units and leaves the
-    symmetry within a step, so it is not reported. Random biases and dropout break the symmetry too, slowly. Copies in
-    LSTM, GRU and attention are missed: their gates, or queries and keys, differ though the units of each do not.
+    symmetry within a step, so it is not reported. Random biases and dropout break the symmetry too, slowly.
 
     ## References
     Goodfellow et al. 2016, Deep Learning, section 8.4. TheDeepChecker, untrained-weight checks.
@@ -66,10 +66,7 @@ def symmetric_initialization(
         f"first in {spoken(layers[0])}.",
         layers=layers,
         readings=(
-            *(
-                Reading(f"spread between units of {p.name}", _last(history, "unit_spread", p.name), equal)
-                for p in copies
-            ),
+            *(Reading(f"spread between units of {p.name}", _last(history, p.name), equal) for p in copies),
             *(Reading(f"rms of {p.name}", 0.0, unit="w") for p in zeros),
         ),
         confidence=0.95,
@@ -79,11 +76,15 @@ def symmetric_initialization(
 
 def _stay_equal(history: History, name: str, updates: int, equal: float, share: float) -> bool:
     """Whether the units were equal at first, were moved, and did not move apart."""
-    spread, moved = history.series("unit_spread", name)[1], history.series("update_ratio", name)[1]
-    if len(spread) == 0 or spread[0] > equal or np.count_nonzero(moved[: len(spread)]) <= updates:
+    moved = history.series("update_ratio", name)[1]
+    if np.count_nonzero(moved) <= updates:
         return False
     way = float(moved[:-1].sum())
-    return bool(way >= 10 * equal and spread[-1] <= max(equal, share * way))
+    for statistic in ("unit_spread", "gate_spread"):
+        spread = history.series(statistic, name)[1]
+        if len(spread) > updates and spread[0] <= equal and spread[-1] <= max(equal, share * way):
+            return way >= 10 * equal
+    return False
 
 
 def _stay_zero(history: History, name: str, updates: int) -> bool:
@@ -92,8 +93,9 @@ def _stay_zero(history: History, name: str, updates: int) -> bool:
     return len(gradient) > updates and len(rms) > updates and not rms.any() and not gradient.any()
 
 
-def _last(history: History, statistic: str, name: str) -> float:
-    return float(history.series(statistic, name)[1][-1])
+def _last(history: History, name: str) -> float:
+    ends = [history.series(statistic, name)[1][-1:] for statistic in ("unit_spread", "gate_spread")]
+    return float(np.concatenate(ends).min())
 
 
 def _remedies(facts: Facts, layers: tuple[str, ...]) -> tuple[Remedy, ...]:
@@ -141,15 +143,27 @@ def _history(spread: dict[str, list[float]], **others: list[float]) -> History:
     return History.of(_weights(*spread), None, **tables)
 
 
+def _gates(spread: list[float]) -> History:
+    facts = Facts(
+        layers=(Layer("rnn", "recurrent", "LSTM", units=8, called=True),),
+        parameters=(Parameter("rnn.weight_ih_l0", "rnn", (32, 8), "weight"),),
+    )
+    given = {"weight_rms": 1.0, "update_ratio": 1e-3, "gradient_rms": 0.1, "unit_spread": 0.1}
+    tables = {name: {"rnn.weight_ih_l0": [value] * len(spread)} for name, value in given.items()}
+    return History.of(facts, None, **tables, gate_spread={"rnn.weight_ih_l0": spread})
+
+
 NAN = float("nan")
 FIRES: tuple[History, ...] = (
     _history({"fc1": [0.0, 0.0, 1e-9, 2e-8], "fc2": [0.0, 1e-3, 2e-3, 3e-3]}),
+    _gates([0.0, 0.0, 1e-9, 2e-8]),
     _history({"fc1": [NAN] * 4}, weight_rms=[0.0] * 4, update_ratio=[NAN] * 4, gradient_rms=[0.0] * 4),
 )
 QUIET: tuple[History, ...] = (
     _history({"fc1": [1.0] * 20, "fc2": [0.98] * 20}),  # healthy
     _history({"head": [0.0, 1e-3, 2e-3, 3e-3]}),  # equal at first, not for long
     _history({"b": [NAN, 0.9, 0.9, 0.9]}, weight_rms=[0.0, 1e-3, 2e-3, 3e-3]),  # LoRA's B
+    _gates([0.9] * 4),
     _history({"fc1": [0.0, 0.0]}),  # too early
     _history({"fc1": [0.0] * 4}, update_ratio=[0.0] * 4),  # a learning rate of 0
 )

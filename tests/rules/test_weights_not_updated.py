@@ -39,7 +39,8 @@ def test_fires(history: History) -> None:
 
 @pytest.mark.parametrize("history", QUIET)
 def test_quiet(history: History) -> None:
-    assert not any(isinstance(answer, Evidence) for answer in weights_not_updated(history))
+    answers = [a for a in weights_not_updated(history) if isinstance(a, Evidence)]
+    assert all(a.severity is Severity.NOTE for a in answers)
 
 
 def test_optimizer_of_another_copy_is_found_and_takes_over() -> None:
@@ -127,9 +128,22 @@ def test_half_precision_weights_that_round_every_step_away() -> None:
     assert not told(train(model, torch.optim.SGD(model.parameters(), lr=1e-4), 60))
 
 
-def test_parameters_of_no_optimizer_are_a_note() -> None:
+def test_trained_parameters_of_no_optimizer_are_a_note() -> None:
     model = network()
+    train(model, torch.optim.SGD(model.parameters(), lr=0.5), 100)
     findings = train(model, torch.optim.SGD(model[2].parameters(), lr=0.1), 60)
     assert not told(findings)
     (note,) = told(findings, Severity.NOTE)
     assert note.layers == ("0",)
+
+
+def test_random_parameters_of_no_optimizer_are_a_warning_and_get_one() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    (finding,) = told(train(model, optimizer, 60))
+    assert finding.severity is Severity.WARNING
+    assert finding.layers == ("0",)
+    assert finding.step <= 25
+    finding.remedies[0].apply(model, optimizer)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+    assert not told(train(model, optimizer, 60), Severity.NOTE)

@@ -1,0 +1,122 @@
+"""Dropout that leaves too little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from netdoctor import remedies, wiring
+from netdoctor.facts import Facts, Layer, spoken
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.rules.base import rule
+
+CAUSED = (
+    "train-val-mismatch",
+    "learning-rate-too-large",
+    "covariate-shift",
+    "underfitting",
+    "loss-plateau",
+    "not-learning",
+)
+
+
+@rule(Severity.WARNING, explains=CAUSED)
+def excess_dropout(
+    history: History,
+    *,
+    rate: float = 0.7,  # the noise has p/(1 - p) = 2.3 times the signal's power; GAT uses 0.6, AWD-LSTM 0.65
+    left: int = 128,  # units that stay on average: wide sparse layers bear more (DeepRecommender: 0.8 of 1024)
+) -> Iterator[Evidence | Skipped]:
+    """Dropout takes most of the signal away: what is left is mostly noise.
+
+    ## What it looks at
+    The probability of each dropout layer that takes part in training, that of dropout inside recurrent layers and
+    attention included, and how many units stay.
+
+    ## Why it matters
+    With probability p a unit is 0, else scaled by 1/(1 - p): the noise has p/(1 - p) times the power of the signal, 1
+    at 0.5 and 9 at 0.9. Layers in a row multiply. Every batch trains another small network, and none of them well. The
+    usual slip is the probability to keep (TensorFlow's first dropout) in place of the probability to drop.
+
+    ## When it is wrong
+    A wide layer keeps enough units at 0.8: a note there. A mask that is the task itself, as in a masked autoencoder.
+
+    ## References
+    Srivastava et al. 2014, Dropout, section 7.3 and figure 9: flat between 0.4 and 0.8 kept, underfits below 0.3.
+    """
+    facts = history.facts
+    if not any(layer.called for layer in facts.layers):
+        yield Skipped("no backward pass seen yet")
+        return
+    off = wiring.switched_off(history)
+    found = [layer for layer in facts.layers if layer.called and layer.rate > rate and layer.name not in off]
+    if not found:
+        return
+    found.sort(key=lambda layer: -layer.rate)
+    worst = found[0]
+    stay = {layer.name: (1 - layer.rate) * wiring.width(facts, layer) for layer in found}
+    wide = all(units >= left for units in stay.values())
+    others = f", and {len(found) - 1} more layers likewise" if len(found) > 1 else ""
+    units = f": of {wiring.width(facts, worst)} units {stay[worst.name]:.2g} stay" if stay[worst.name] else ""
+    noise = f"{worst.rate / (1 - worst.rate):.2g}" if worst.rate < 1 else "infinitely many"
+    yield Evidence(
+        message=f"{spoken(worst.name)} drops {worst.rate:.0%}{units}, and the noise has {noise} times the power of the "
+        f"signal{others}; {rate:.0%} is much.",
+        layers=tuple(layer.name for layer in found),
+        readings=tuple(Reading(f"dropout of {layer.name}", layer.rate, rate) for layer in found),
+        confidence=0.9,
+        severity=Severity.NOTE if wide else None,
+        remedies=(_lower(facts, found),),
+    )
+
+
+def _lower(facts: Facts, found: list[Layer]) -> Remedy:
+    """Usual rates: 0.1 with attention (Vaswani et al. 2017), 0.2 at the input and in narrow layers, else 0.5."""
+    attention = any(layer.kind == "attention" for layer in facts.layers)
+    values = {}
+    for layer in found:
+        narrow = wiring.width(facts, layer) < 256 or not layer.inputs
+        values[layer.name] = 0.1 if attention else 0.2 if narrow else 0.5
+    lines = []
+    for value in sorted(set(values.values())):
+        for attribute, inner in (("p", False), ("dropout", True)):
+            names = [x.name for x in found if values[x.name] == value and (x.kind != "dropout") is inner]
+            if names:
+                code = f"    model.get_submodule(name).{attribute} = {value:g}"
+                lines.append(f"for name in {remedies.names_code(names)}:\n{code}")
+    low, high = min(values.values()), max(values.values())
+    return Remedy(
+        action=f"Lower the dropout to {low:g}" + (f" … {high:g}" if high > low else ""),
+        code="\n".join(lines),
+        source="Srivastava et al. 2014, appendix A.4; Vaswani et al. 2017, section 5.4",
+        effect="the signal outweighs the noise",
+        treatment=partial(_set, values=values),
+    )
+
+
+def _set(model: Any, optimizer: Any, *, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        module = model.get_submodule(name)
+        setattr(module, "p" if hasattr(module, "p") else "dropout", value)
+
+
+def _history(rate: float, units: int = 48, mode: float = 0.0) -> History:
+    layers = (
+        Layer("0", "linear", "Linear", units=units, called=True),
+        Layer("1", "dropout", "Dropout", inputs=("0",), called=True, rate=rate),
+    )
+    return History.of(Facts(layers=layers), evaluation_mode={"0": [np.nan], "1": [mode]})
+
+
+FIRES: tuple[History, ...] = (_history(0.9), _history(1.0), _history(0.8))
+QUIET: tuple[History, ...] = (
+    _history(0.5),  # healthy
+    _history(0.65),  # AWD-LSTM
+    _history(0.8, units=1024),  # a wide layer: a note
+    _history(0.9, mode=1.0),  # switched off
+    History(Facts(layers=(Layer("1", "dropout", rate=0.9),))),  # too early
+)

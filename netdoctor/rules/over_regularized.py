@@ -1,0 +1,183 @@
+"""Weight decay, or a penalty in the loss, that outweighs what the data ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdoctor import remedies
+from netdoctor.facts import Facts, Group, Layer, Loss, Parameter
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.progress import progress, weight_growth
+from netdoctor.rules.base import rule
+
+CAUSED = (
+    "learning-rate-too-large",
+    "learning-rate-too-small",
+    "exploding-gradient",
+    "vanishing-gradient",
+    "dead-units",
+    "covariate-shift",
+    "train-val-mismatch",
+    "underfitting",
+    "loss-plateau",
+    "not-learning",
+)
+
+
+@rule(Severity.WARNING, explains=CAUSED)
+def over_regularized(
+    history: History,
+    *,
+    memory: float = 120.0,  # steps after which decay alone has taken 63 % of a weight; usual settings: 2,000 and more
+    shrunk: float = 0.95,  # of the start, median over the weights: they did not grow though the model learns
+    gain: float = 0.9,  # of the best constant prediction's loss: what gained more is not held back
+    collapsed: float = 0.5,  # of the start, median; none above 0.8: weights that a penalty in the loss takes down
+    silent: float = 0.3,  # spread of the outputs over that of the targets
+    patience: int = 40,  # steps
+) -> Iterator[Evidence | Skipped]:
+    """The weights are pulled to zero faster than the data can hold them, and the model stays below what it could do.
+
+    ## What it looks at
+    Learning rate times weight decay, the share of each weight that a step takes away (momentum multiplies it), where
+    the weights shrink and the loss stays high; without weight decay, weights that all shrink by half and more while the
+    outputs lose their spread: a penalty in the loss.
+
+    ## Why it matters
+    Decoupled decay of lr·λ a step makes the weights an average over the last 1/(lr·λ) steps and holds their rms at
+    sqrt(lr/(2λ)); what was learned before is forgotten. Penalties that outweigh the gradient leave nothing but zeros.
+
+    ## When it is wrong
+    Convex problems trained with large steps bear much decay. A model that does well is not judged. Pruning by a penalty
+    is meant to take most weights to zero, but not all alike.
+
+    ## References
+    Loshchilov & Hutter 2019, Decoupled weight decay regularization. Kosson et al. 2024, Rotational equilibrium, section
+    3.2. Hastie et al. 2009, The Elements of Statistical Learning, section 3.4.
+    """
+    steps = int(history.step)
+    growth = weight_growth(history)
+    if growth is None or steps < patience:
+        yield Skipped(f"fewer than {patience} steps" if growth is not None else "no weights measured twice yet")
+        return
+    names, ratios = growth
+    typical = float(np.median(ratios))
+    run, rates = progress(history), _rates(history)
+    strongest = max(rates, default=0.0)
+    if strongest > 1 / memory:
+        if run is None or run.falling or run.gain >= gain or typical > shrunk:
+            return
+        group = history.facts.groups[int(np.argmax(rates))]
+        why = (
+            f"Weight decay {group.weight_decay:g} takes {strongest:.2%} of every weight away in each step: they "
+            f"remember {1 / strongest:.0f} steps"
+        )
+        reading = Reading("share of a weight that a step takes away", strongest, 1 / memory, "", (1, steps))
+    elif typical < collapsed and float(ratios.max()) < 0.8 and _says_nothing(history, silent):
+        group = None
+        why = "The weights shrink without weight decay, and the outputs lose their spread: a penalty in the loss"
+        reading = Reading("largest rms of a weight over its first", float(ratios.max()), 0.8, "", (1, steps))
+    else:
+        return
+    loss = f"; the loss is {run.recent:.3g}" if run is not None else ""
+    yield Evidence(
+        message=f"{why}. Their rms is {typical:.2g} of what it was at the start{loss}.",
+        readings=(reading, Reading("median rms of the weights over their first", typical, shrunk, "", (1, steps))),
+        confidence=0.85,
+        remedies=(_lower(history.facts, group, [] if typical > collapsed else names),),
+    )
+
+
+def _rates(history: History) -> list[float]:
+    """Share of a weight that a step of each param group takes away by weight decay; adaptive L2 is not one."""
+    table, found = history.table("learning_rate"), []
+    for index, group in enumerate(history.facts.groups):
+        now = float(table.values[-1, index]) if len(table) and index < table.values.shape[1] else group.learning_rate
+        coupled = group.optimizer.startswith(remedies.ADAPTIVE) and not group.optimizer.startswith(("AdamW", "Lion"))
+        inertia = 1 - group.momentum if group.optimizer == "SGD" else 1.0
+        decay = 0.0 if coupled or not np.isfinite(now * group.weight_decay) else now * group.weight_decay
+        found.append(decay / max(inertia, 0.01))
+    return found
+
+
+def _says_nothing(history: History, silent: float) -> bool:
+    """Whether the outputs spread by less than the targets, or the answers are those of a constant."""
+    latest = {name: history.latest(name).get("") for name in (*_RANGE, "accuracy", "largest_class_share")}
+    low, high, least, most = (latest[name] for name in _RANGE)
+    if low is not None and high is not None and least is not None and most is not None:
+        return most - least < silent * (high - low)
+    accuracy, share = latest["accuracy"], latest["largest_class_share"]
+    return accuracy is not None and share is not None and accuracy < share + 0.1
+
+
+_RANGE = ("target_low", "target_high", "output_low", "output_high")
+
+
+def _lower(facts: Facts, group: Group | None, fresh: Sequence[str]) -> Remedy:
+    layers = {parameter.layer for parameter in facts.parameters if parameter.name in fresh}
+    plain = [layer.name for layer in facts.layers if layer.name in layers and layer.kind in ("linear", "conv")]
+    again = remedies.initialise(facts, plain) if plain else None
+    start = f"\n{again.code}  # what decay took does not come back by itself" if again is not None else ""
+    if group is None:
+        return Remedy(
+            "Divide the factor of the penalty by 100, and start again",
+            f"loss = task_loss + 0.01 * factor * penalty{start}",
+            "Hastie et al. 2009, section 3.4",
+            "the data decide again",
+        )
+    value = 0.01 if group.optimizer.startswith(("AdamW", "Lion")) else 5e-4
+
+    def lower(model: Any, optimizer: Any) -> None:
+        remedies.set_weight_decay(optimizer, value)
+        if again is not None:
+            again.apply(model, optimizer)
+
+    return Remedy(
+        f"Lower the weight decay from {group.weight_decay:g} to {value:g}" + (" and start again" if again else ""),
+        f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}{start}',
+        "Loshchilov & Hutter 2019, section 4; He et al. 2016, section 3.4",
+        "weights as large as the data ask for",
+        treatment=lower,
+    )
+
+
+_FACTS = Facts(
+    layers=(Layer("fc", "linear", "Linear", "", 8, 8, 8, called=True),),
+    parameters=(Parameter("fc.weight", "fc", (8, 8), "weight", group=0),),
+    loss=Loss("cross-entropy"),
+)
+
+
+def _history(
+    decay: float, weights: NDArray[np.float64], loss: float, changes: dict[str, float] | None = None
+) -> History:
+    facts = _FACTS.with_changes(groups=(Group("AdamW", 0, 3e-3, decay, 0.9),))
+    count = len(weights)
+    history = History.of(
+        facts,
+        loss=[loss + 0.01 * (i % 3) for i in range(count)],
+        constant_loss=[2.3] * count,
+        learning_rate={"0": [3e-3] * count},
+        weight_rms={"fc.weight": list(weights)},
+    )
+    for name, value in (changes or {}).items():
+        history.record(count, name, [value])
+    return history
+
+
+_FALLING = 0.1 * np.linspace(1.0, 0.6, 100)
+_COLLAPSE = {"target_low": -2.0, "target_high": 2.0, "output_low": -0.1, "output_high": 0.1}
+FIRES: tuple[History, ...] = (
+    _history(5.0, _FALLING, 0.6),
+    _history(0.0, 0.1 * np.linspace(1.0, 0.05, 100), 2.2, _COLLAPSE),
+)
+QUIET: tuple[History, ...] = (
+    _history(0.01, 0.1 * np.linspace(1.0, 1.5, 100), 0.1),  # healthy
+    _history(5.0, _FALLING, 0.01),  # converged all the same
+    _history(0.0, 0.1 * np.linspace(1.0, 0.4, 100), 0.1),  # began with weights that are too large
+    _history(5.0, _FALLING[:20], 2.0),  # too early
+)

@@ -1,0 +1,217 @@
+"""Validation unlike training from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from netdoctor import wiring
+from netdoctor.facts import Facts, Layer, Loss, spoken
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.rules.base import rule
+
+
+@rule(Severity.WARNING, explains=("overfitting",))
+def train_val_mismatch(
+    history: History,
+    *,
+    learned: float = 0.25,  # of the constant prediction's loss that training gained before the first pass that counts
+    behind: float = 0.25,  # by so much less validation gained, where a cause is seen; in healthy runs 0.05 at most
+    worse: float = 0.0,  # gain of validation where none is seen: worse than a constant, though training learned
+    moved: float = 0.5,  # standard deviations between the means of the inputs, or of what a batch norm gets and holds
+    scaled: float = 1.5,  # factor between their standard deviations; small validation sets reach 1.1
+    window: int = 20,  # losses before a pass that tell how training does
+) -> Iterator[Evidence | Skipped]:
+    """From the first passes on the validation loss is far above the training loss.
+
+    ## What it looks at
+    What training and validation each gained over the best constant prediction for their own targets, at the first
+    validation pass after training has learned something and at the last one. The causes that can be seen: mean and
+    standard deviation of the model's input in training and in validation, and what batch norms hold for evaluation
+    against what they get in training.
+
+    ## Why it matters
+    In the first epoch every batch is new: the training loss is then what unseen data cost too. A validation loss far
+    above it does not come from learning by heart but from another preprocessing, another mode, or stale statistics.
+
+    ## When it is wrong
+    A validation set from another distribution is the task, not a fault. A first pass after many epochs on few samples
+    may be overfitting.
+
+    ## References
+    Ioffe & Szegedy 2015, section 3.1. Breck et al. 2019, Data validation for machine learning (training-serving skew).
+    """
+    steps, values = history.series("val_loss")
+    reference = history.series("constant_loss")[1]
+    if not len(values) or not len(reference):
+        yield Skipped("no validation loss seen" if not len(values) else "no loss to hold the validation loss against")
+        return
+    gains = _gains(history, float(reference[-1]), window)
+    counted = [(step, train, val) for step, train, val in gains if train >= learned]
+    if not counted:
+        yield Skipped("nothing learned before a validation pass")
+        return
+    (first, train_first, val_first), (last, train_last, val_last) = counted[0], counted[-1]
+    late = train_first - val_first > behind and train_last - val_last > behind
+    if not late:
+        return
+    shift, lag = _input_shift(history, moved, scaled), _lag(history, moved, scaled)
+    if not (shift or lag) and not (val_first <= worse and val_last <= worse):
+        return
+    at = int(np.searchsorted(steps, last))
+    causes = [cause[0] for cause in (shift, lag) if cause]
+    if not causes:
+        causes = ["the validation data, their preprocessing or the mode of the model differ"]
+    yield Evidence(
+        message=f"At the first validation pass, step {first}, training had gained {train_first:.0%} over a constant "
+        f"prediction and validation {val_first:.0%}; now {train_last:.0%} and {val_last:.0%}: {'; '.join(causes)}.",
+        layers=lag[1] if lag else (),
+        readings=(
+            Reading("gain of validation over a constant", val_last, train_last - behind, "", (first, last)),
+            Reading("validation loss", float(values[at]), None, "loss", (last, last)),
+            *(reading for cause in (shift, lag) if cause for reading in cause[2]),
+        ),
+        confidence=0.95 if shift or lag else 0.7,
+        remedies=(*((_preprocess(),) if shift else ()), *((_refresh(lag[1]),) if lag else ()), _train_on_validation()),
+    )
+
+
+Cause = tuple[str, tuple[str, ...], tuple[Reading, ...]]
+
+
+def _gains(history: History, reference: float, window: int) -> list[tuple[int, float, float]]:
+    """Of each validation pass: step, and the gain of training and of validation over a constant prediction."""
+    when, losses = history.series("loss")
+    steps, values = history.series("val_loss")
+    own = dict(zip(*(each.tolist() for each in history.series("val_constant_loss")), strict=True))
+    found = []
+    for step, value in zip(steps.tolist(), values.tolist(), strict=True):
+        constant = own.get(step)
+        end = int(np.searchsorted(when, step, side="right"))
+        before = losses[max(0, end - window) : end]
+        if constant is not None and constant > 0 and len(before) >= window // 2 and reference > 0:
+            found.append((step, 1 - float(before.mean()) / reference, 1 - value / constant))
+    return found
+
+
+def _input_shift(history: History, moved: float, scaled: float) -> Cause | None:
+    """How the model's input in validation differs from that in training."""
+    names = ("model_input_mean", "model_input_std", "val_input_mean", "val_input_std")
+    mean, std, val_mean, val_std = (float(np.median(v)) if len(v := history.series(n)[1]) else np.nan for n in names)
+    if not std > 0 or not val_std > 0:
+        return None
+    distance, factor = abs(val_mean - mean) / std, max(val_std / std, std / val_std)
+    if distance <= moved and factor <= scaled:
+        return None
+    return (
+        f"the input has mean {val_mean:.3g} and standard deviation {val_std:.3g} in validation, {mean:.3g} and "
+        f"{std:.3g} in training",
+        (),
+        (
+            Reading("distance of the inputs' means, in standard deviations", distance, moved),
+            Reading("factor between their standard deviations", factor, scaled),
+        ),
+    )
+
+
+def _lag(history: History, moved: float, scaled: float) -> Cause | None:
+    """Batch norms whose gathered statistics are not those that they see."""
+    means, stds = history.latest("running_mean"), history.latest("running_std")
+    tables = history.table("input_mean"), history.table("input_std")
+    off = wiring.switched_off(history)
+    found: dict[str, tuple[float, float, float, float]] = {}
+    for layer in history.facts.layers:
+        if layer.name not in means or layer.name in off or any(layer.name not in t.columns for t in tables):
+            continue
+        mean, std = (float(np.median(t.values[-5:, t.columns.index(layer.name)])) for t in tables)
+        held = stds[layer.name]
+        if std > 0 and held > 0:
+            distance, factor = abs(means[layer.name] - mean) / std, max(held / std, std / held)
+            if distance > moved or factor > scaled:
+                found[layer.name] = distance, factor, mean, std
+    if not found:
+        return None
+    name = next(iter(found))
+    distance, factor, mean, std = found[name]
+    return (
+        f"the batch norm {spoken(name)} holds mean {means[name]:.3g} and standard deviation {stds[name]:.3g} for "
+        f"evaluation, and sees {mean:.3g} and {std:.3g} in training",
+        tuple(found),
+        (Reading(f"distance of the means of {name}, in standard deviations", distance, moved),
+         Reading(f"factor between the standard deviations of {name}", factor, scaled)),
+    )  # fmt: skip
+
+
+def _preprocess() -> Remedy:
+    return Remedy(
+        "Prepare validation data as the training data: the same scaling, with the training set's mean and deviation",
+        "mean, std = x_train.mean(0), x_train.std(0)\n"
+        "x_train, x_val = (x_train - mean) / std, (x_val - mean) / std  # not with the statistics of x_val",
+        "Hastie et al. 2009, The Elements of Statistical Learning, section 7.10.2",
+        "the validation loss is that of the training's task",
+    )
+
+
+def _refresh(norms: tuple[str, ...]) -> Remedy:
+    def refresh(model: object, optimizer: object) -> None:
+        for name in norms:
+            norm = model.get_submodule(name)  # type: ignore[attr-defined]
+            norm.reset_running_stats()
+            norm.momentum = 0.1
+
+    return Remedy(
+        "Let the batch norms gather faster: momentum 0.1 is torch's default (it weighs the new batch)",
+        "for module in model.modules():\n"
+        "    if isinstance(module, nn.modules.batchnorm._BatchNorm):\n"
+        "        module.reset_running_stats()\n"
+        "        module.momentum = 0.1",
+        "PyTorch documentation, BatchNorm2d; Ioffe & Szegedy 2015, algorithm 2",
+        "within 30 steps they hold what they see",
+        treatment=refresh,
+    )
+
+
+def _train_on_validation() -> Remedy:
+    return Remedy(
+        "Validate on training samples: if their loss is as high, it is the mode or the preprocessing, not the data",
+        "model.eval()\nwith torch.no_grad():\n    print(loss_fn(model(x_train[:256]), y_train[:256]))\nmodel.train()",
+        "Karpathy 2019, A Recipe for Training Neural Networks, step 2",
+    )
+
+
+def _history(val: list[float], shift: float = 0.0, loss: float = 0.4, running: float = 1.0) -> History:
+    layers = (Layer("1", "norm", "BatchNorm2d", called=True),)
+    count = 20 * len(val)
+    history = History.of(
+        Facts(layers=layers, loss=Loss("cross-entropy")),
+        loss=[loss] * count,
+        constant_loss=[2.3] * count,
+        model_input_mean=[0.0] * count,
+        model_input_std=[1.0] * count,
+        input_mean={"1": [0.0] * count},
+        input_std={"1": [1.0] * count},
+        running_mean={"1": [0.0] * count},
+        running_std={"1": [running] * count},
+    )
+    for place, value in enumerate(val):
+        step = 20 * (place + 1)
+        for name, number in (("val_loss", value), ("val_constant_loss", 2.3), ("val_input_mean", shift)):
+            history.record(step, name, [number])
+        history.record(step, "val_input_std", [1.0 + shift])
+    return history
+
+
+FIRES: tuple[History, ...] = (
+    _history([1.9, 2.5, 2.6], shift=5.0),
+    _history([1.5, 1.4], running=3.0),
+    _history([3.0, 4.0]),
+)
+QUIET: tuple[History, ...] = (
+    _history([0.5, 0.4, 0.3]),  # healthy
+    _history([0.02], loss=0.01),  # converged
+    _history([0.6, 0.5], shift=1.0),  # another input, and no harm
+    _history([0.7, 1.5, 2.5]),  # overfitting
+    _history([2.5], loss=2.2),  # too early
+)

@@ -1,0 +1,134 @@
+"""Weights that grow without end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from netdoctor import remedies
+from netdoctor.facts import Facts, Parameter, spoken
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.progress import chosen_weights
+from netdoctor.rules.base import rule
+
+
+@rule(Severity.WARNING, explains=("learning-rate-too-large", "exploding-gradient", "non-finite", "loss-plateau"))
+def weight_growth(
+    history: History,
+    *,
+    factor: float = 3.0,  # times the start, median over the weights
+    straight: float = 0.8,  # growth over the length of the way: 1 where each step is outward; healthy runs below 0.77
+    patience: int = 10,  # samples in the last half of the run
+    shortest: int = 50,  # steps
+) -> Iterator[Evidence | Skipped]:
+    """Every step makes the weights larger, and none of it is taken back.
+
+    ## What it looks at
+    Over the last half of the run: how much the rms of each weight grew, against the sum of its updates. It speaks where
+    the weights are three times as large as at the start, nearly all of every step goes outward, and they grow no slower
+    than before.
+
+    ## Why it matters
+    A loss without a lower bound (a critic without constraint, a penalty with the wrong sign, a reward that scale can
+    buy) has no minimum: the weights run away until numbers overflow, and what the model says loses its meaning.
+
+    ## When it is wrong
+    Training from tiny weights grows too, but steps soon turn: a fifth to a half of their length goes outward, and less
+    with time. Targets of large scale draw the weights outward until they are reached.
+
+    ## References
+    Arjovsky et al. 2017, Wasserstein GAN, section 3 (weights must be bounded). Merrill et al. 2021, Effects of
+    parameter norm growth during transformer training.
+    """
+    table, updates = history.table("weight_rms"), history.table("update_rms")
+    half = int(np.searchsorted(table.steps, history.step / 2)) if len(table) else 0
+    if len(table) - half < patience or history.step < shortest or len(updates) != len(table):
+        yield Skipped(f"fewer than {patience} samples in the last half of {shortest} steps")
+        return
+    chosen = chosen_weights(history)
+    if not len(chosen):
+        return
+    first, values = table.first[chosen], table.values[:, chosen].astype(float)
+    places = [updates.columns.index(table.columns[place]) for place in chosen]
+    way = np.nanmean(updates.values[half:, places].astype(float), 0) * float(table.steps[-1] - table.steps[half])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth, outward = values[-1] / first, (values[-1] - values[half]) / way
+        faster = (values[-1] - values[half]) - (values[half] - first)
+    usable = np.isfinite(growth) & np.isfinite(outward)
+    if not usable.any() or np.median(growth[usable]) < factor or np.median(outward[usable]) < straight:
+        return
+    if np.median(faster[usable]) < 0:
+        return
+    worst = int(np.argmax(np.where(usable, growth, 0.0)))
+    owners = {parameter.name: parameter.layer for parameter in history.facts.parameters}
+    order = np.argsort(-np.where(usable, growth, 0.0))
+    names = tuple(dict.fromkeys(owners[table.columns[chosen[place]]] for place in order if growth[place] >= factor))
+    span = (int(table.steps[half]), int(table.steps[-1]))
+    yield Evidence(
+        message=f"The weights are {np.median(growth[usable]):.2g} times as large as at the start, those of "
+        f"{spoken(names[0])} {growth[worst]:.2g} times, and {np.median(outward[usable]):.0%} of the way of every step "
+        f"leads further out; {straight:.0%} is much.",
+        layers=names,
+        readings=(
+            Reading("median rms of the weights over their first", float(np.median(growth[usable])), factor, "", span),
+            Reading("growth over the way", float(np.median(outward[usable])), straight, "", span),
+        ),
+        confidence=0.8,
+        remedies=(_bound(history.facts, history), _decay(history.facts)),
+    )
+
+
+def _bound(facts: Facts, history: History) -> Remedy:
+    """Keep the norm of every weight at what it was at the start."""
+    first = history.first("weight_rms")
+    weights = {p.name: first[p.name] for p in facts.parameters if p.role == "weight" and first.get(p.name, 0.0) > 0}
+
+    def bound(model: Any, optimizer: Any) -> Any:
+        return remedies.bound_weights(model, optimizer, weights)
+
+    return Remedy(
+        "Look for a loss without a lower bound (the sign of a penalty, a critic without constraint), and bound the "
+        "weights after each step",
+        f"bounds = {{{', '.join(f'{name!r}: {rms:.4g}' for name, rms in list(weights.items())[:50])}}}\n"
+        "with torch.no_grad():  # after each optimizer.step()\n"
+        "    for name, rms in bounds.items():\n"
+        "        weight = model.get_parameter(name)\n"
+        "        weight.mul_((rms / weight.square().mean().sqrt()).clamp(max=1))",
+        "Srivastava et al. 2014, section 5.1 (max-norm); Arjovsky et al. 2017, section 3",
+        "the weights stay as large as they were",
+        treatment=bound,
+    )
+
+
+def _decay(facts: Facts) -> Remedy:
+    decoupled = any(group.optimizer.startswith("AdamW") for group in facts.groups)
+    value = 0.1 if decoupled else 1e-3
+    return Remedy(
+        f"Or set weight decay {value:g}",
+        f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}',
+        "Krogh & Hertz 1991, A simple weight decay can improve generalization",
+        "growth comes to an end where decay and gradient balance",
+        treatment=lambda model, optimizer: remedies.set_weight_decay(optimizer, value),
+    )
+
+
+def _history(count: int, power: float, outward: float) -> History:
+    facts = Facts(parameters=(Parameter("fc.weight", "fc", (8, 8), "weight", group=0),))
+    weights = 0.1 * (1 + (np.arange(count) / 20) ** power)
+    return History.of(
+        facts,
+        weight_rms={"fc.weight": list(weights)},
+        update_rms={"fc.weight": list(np.abs(np.gradient(weights)) / outward)},
+    )
+
+
+FIRES: tuple[History, ...] = (_history(100, 1.5, 0.95),)
+QUIET: tuple[History, ...] = (
+    _history(100, 0.3, 0.3),  # healthy
+    _history(100, 0.5, 0.9),  # slows down
+    _history(100, 1.5, 0.4),  # grows, but goes to and fro
+    _history(30, 1.5, 0.95),  # too early
+)
