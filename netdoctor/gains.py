@@ -69,6 +69,9 @@ class Plateau:
         level: Mean loss.
         noise: Standard deviation of the loss from step to step.
         excess: How far the steps themselves hold the loss up, from what they promise; in the unit of the loss.
+        typical: The same from the median promise, which single large gradients do not move.
+        ending: Mean loss of its last quarter over ``level``.
+        halves: Mean loss of its second half over that of its first.
         cosine: Mean cosine of successive gradients.
         rate: The learning rate; the largest of the param groups, 0 where unknown.
     """
@@ -78,6 +81,9 @@ class Plateau:
     level: float
     noise: float
     excess: float
+    typical: float
+    ending: float
+    halves: float
     cosine: float
     rate: float
 
@@ -93,7 +99,9 @@ def plateau(history: History, tails: tuple[float, ...], shortest: int, least: fl
     """
     steps, losses = history.series("loss")
     when, gains = history.series("step_gain")
-    share = PROMISE * (1 - momentum(history.facts))
+    share, matters = PROMISE * (1 - momentum(history.facts)), reference(history)
+    if not matters or not share or not (len(history.table("constant_loss")) or losses.min(initial=np.inf) > 0):
+        return None
     table = history.table("learning_rate")
     rates = np.nan_to_num(table.values).max(1, initial=0.0)
     for tail in tails:
@@ -102,10 +110,8 @@ def plateau(history: History, tails: tuple[float, ...], shortest: int, least: fl
             break
         since = int(steps[-count])
         inside = gains[when >= since]
-        if len(inside) < FEWEST or share == 0:
-            continue
-        excess = float(np.mean(inside, dtype=np.float64)) / share
-        if excess < least * reference(history):
+        excess = float(np.mean(inside, dtype=np.float64)) / share if len(inside) >= FEWEST else 0.0
+        if not excess >= least * matters > 0:
             continue
         constant = rates[table.steps >= since]
         if len(constant) and np.ptp(constant) > 0.05 * constant.max():
@@ -118,16 +124,36 @@ def plateau(history: History, tails: tuple[float, ...], shortest: int, least: fl
         return Plateau(
             since=since,
             until=int(steps[-1]),
-            level=float(np.mean(values, dtype=np.float64)),
+            level=_mean(values),
             noise=noise(values),
             excess=excess,
+            typical=float(np.median(inside)) / share,
+            ending=_mean(values[-(count // 4) :]) / _mean(values),
+            halves=_mean(values[count // 2 :]) / _mean(values[: count // 2]),
             cosine=float(np.mean(cosines)) if len(cosines) else 0.0,
             rate=float(rates[-1]) if len(rates) else 0.0,
         )
     return None
 
 
-def bounces(history: History, least: float, share: float = 0.6, shortest: int = 60) -> Plateau | None:
+def _mean(values: NDArray[np.float32]) -> float:
+    return float(np.mean(values, dtype=np.float64))
+
+
+def bounces(
+    history: History,
+    least: float,
+    *,
+    tails: tuple[float, ...] = (0.75, 0.6),  # shares of the run: healthy runs that looked level took up half of it
+    shortest: int = 60,  # losses
+    agreeing: float = 0.25,  # cosine of successive gradients: above, they lead somewhere
+    swing: float = 0.1,  # of the level: less noise from step to step is no bouncing
+    fallen: float = 0.85,  # last quarter over the level, second half over the first: below, it falls behind the noise
+) -> Plateau | None:
     """A plateau of most of the run that the steps themselves hold up by ``least`` of what there is to lose."""
     run = progress(history)
-    return None if run is None or run.falling else plateau(history, (0.75, share), shortest, least)
+    level = None if run is None or run.falling else plateau(history, tails, shortest, least)
+    if level is None or level.typical < least * reference(history) or level.cosine > agreeing:
+        return None
+    level_still = min(level.ending, level.halves) > fallen
+    return level if level_still and level.noise > swing * level.level else None

@@ -37,7 +37,7 @@ SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layer
 REST = 20  # steps between two samples from which it pays to take the hooks off
 IDLE = 50  # steps without one of several optimizers, after which it is not waited for
 TARGETS = 64  # batches that tell the best constant prediction, and after them the thorough samples
-BURSTS = 8  # steps sampled out of turn after a NaN or Inf loss
+BURSTS = 8  # steps sampled and judged out of turn after a NaN or Inf loss, or one that jumps
 
 
 class Recorder:
@@ -216,7 +216,7 @@ class Recorder:
                 self._rest -= 1
                 self._losses.after_step(self.step, self._solo, alone=True)
                 self._count_skipped(optimizer)
-                if not self._rest:
+                if not self._rest or self._losses.jumped:
                     self._wake()
                     self._end(start)
                 return
@@ -369,9 +369,10 @@ class Recorder:
         self._prelude_spent = own if self._prelude and not self._sampled else 0.0
         if self._scalars.waiting >= KEPT or self._readings.waiting >= SAMPLES:
             self.flush(wait=False)
-        if self._losses.non_finite and self._bursts < BURSTS:
+        if (self._losses.non_finite or self._losses.jumped) and self._bursts < BURSTS:
             self._bursts += 1
             schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
+            schedule.judging.next = min(schedule.judging.next, self.step + 1)
         self._plan()
         schedule.resume()
 

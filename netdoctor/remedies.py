@@ -307,6 +307,28 @@ def start_again(facts: Facts, layers: Sequence[str], factor: float) -> Remedy:
     )
 
 
+def orthogonal_recurrence(layer: str) -> Remedy:
+    """Recurrent weights that keep the length of the state."""
+    return Remedy(
+        action="Start with orthogonal recurrent weights, which keep the state's length, or use an LSTM or GRU",
+        code=f'for name, weight in model.get_submodule("{layer}").named_parameters():\n'
+        '    if "weight_hh" in name:\n        for gate in weight.data.split(weight.shape[1]):\n'
+        "            nn.init.orthogonal_(gate)",
+        source="Saxe et al. 2014, section 3; Pascanu et al. 2013, section 2",
+        effect="state and gradients neither grow nor shrink from one time step to the next",
+        treatment=functools.partial(_orthogonal_recurrence, layer=layer),
+    )
+
+
+def _orthogonal_recurrence(model: nn.Module, optimizer: Any, *, layer: str) -> None:
+    for name, weight in model.get_submodule(layer).named_parameters():
+        if "weight_hh" in name:
+            for gate in weight.data.split(weight.shape[1]):
+                nn.init.orthogonal_(gate)
+            if optimizer is not None:
+                optimizer.state.pop(weight, None)  # moments of the old weights would undo the new ones
+
+
 def slower(update_ratio: float) -> float:
     """Factor on the learning rate that makes of updates of ``update_ratio`` updates of about 1 %; at most 0.5."""
     wanted = min(max(0.01 / max(update_ratio, 1e-9), 1e-4), 0.5)

@@ -28,6 +28,9 @@ KINDS = {
     "kl_div": ("kl-div",),
 }  # loss function -> kinds that the training loss's nodes give it
 
+JUMP = 4.0  # times the losses before: healthy runs reach 3
+MEMORY = 50  # losses
+
 
 class TrainingLosses:
     """The losses whose `backward` ran between two optimizer steps belong to the later step and are summed.
@@ -42,12 +45,16 @@ class TrainingLosses:
 
     Attributes:
         non_finite: Whether the last step's loss was NaN or Inf; elsewhere than on the CPU, whether any loss was.
+        jumped: Whether the last step's loss was several times those before; on the CPU only.
         scale: The gradient scaler's scale, None without one.
     """
 
     def __init__(self, scalars: Scalars) -> None:
         self.scale: Tensor | None = None
         self._scalars = scalars
+        self.jumped = False
+        self._usual = 0.0  # about the largest magnitude of the last `MEMORY` losses
+        self._steps = 0
         self._non_finite = False
         self._scaled = False
         self._open: list[Scalar] = []
@@ -131,6 +138,9 @@ class TrainingLosses:
             total = total + part
         if not isinstance(total, Tensor):
             self._non_finite = not math.isfinite(total)
+            self.jumped = self._steps > MEMORY and abs(total) > JUMP * self._usual
+            self._usual = max(abs(total), (1 - 1 / MEMORY) * self._usual) if not self._non_finite else self._usual
+            self._steps += 1
         self._scalars.keep(step, "loss", total, column)
         for statistic, value in self._staged.items():
             self._scalars.keep(step, statistic, value)

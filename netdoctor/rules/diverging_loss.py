@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import overshoot, reference
+from netdoctor.gains import lasting, overshoot, reference
 from netdoctor.history import History
 from netdoctor.remedies import clip_gradients, scale_learning_rate
 from netdoctor.rules.base import rule
@@ -18,6 +18,7 @@ from netdoctor.trends import block_means, is_rising
 
 Floats = NDArray[np.float64]
 CAUSED = (
+    "loss-spike",
     "learning-rate-too-large",
     "exploding-gradient",
     "non-finite",
@@ -74,15 +75,24 @@ def diverging_loss(
         return
     gains = history.series("step_gain")[1][1:]
     uphill = float(np.mean(gains < 0)) if len(gains) >= samples else 0.0
-    if uphill > climbing and recent > risen * max(least, abs(losses[0])):
+    told = (
+        -float(np.mean(gains)) * len(losses) if len(gains) else 0.0
+    )  # how far the steps raise the loss, to first order
+    if uphill > climbing and recent > risen * max(least, abs(losses[0])) and told > (recent - losses[0]) / 10:
         yield _uphill(history, uphill, climbing, float(losses[0]), recent)
         return
     remedies = (_target_network(), _clip(history), _lower(history))
     if losses.min() > 0:
         rising = recent > grown * max(least, float(losses[:3].mean()), float(block_means(losses, 16).min()))
         ratios = overshoot(history)[1]
-        short = not len(ratios) or float(np.median(ratios)) < stable
-        if rising and short and is_rising(losses[-max(20, len(losses) // 4) :]):
+        down = len(ratios) >= samples and float(np.mean(ratios[-samples:] > 0)) > climbing
+        short = down and float(lasting(ratios).max()) < stable
+        if (
+            rising
+            and short
+            and len(losses) >= 6 * patience
+            and all(is_rising(losses[-len(losses) // part :]) for part in (2, 4))
+        ):
             yield Evidence(
                 f"The loss went from {losses[0]:.3g} up to {recent:.3g} and goes on rising, though each step goes down "
                 "its slope: what it is measured against moves away faster.",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from netdoctor import remedies
 from netdoctor.depth import profile
-from netdoctor.facts import Facts, Layer, Parameter, spoken
+from netdoctor.facts import WEIGHTED, Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -26,14 +26,17 @@ def exploding_gradient(
     depth_severe: float = 1e3,  # gradient at the first over the last outputs; measured: healthy ≤ 55
     depth_ratio: float = 100.0,  # the same, where nothing is learned (AutoTrainer 70, torchmortem 100)
     clipping: float = 100.0,  # × by which clipping cuts every gradient
+    echo: float = 1.5,  # rms times root of the size of a recurrent weight: orthogonal ones have 1, torch's default 0.6
+    leverage: float = 50.0,  # ‖g‖·‖w‖ over the loss: 1 % of the weights is half of the loss; healthy: 40, identity 150
     patience: int = 50,  # steps without learning before ``depth_ratio`` counts
 ) -> Iterator[Evidence | Skipped]:
     """Gradients grow by orders of magnitude over the layers or over time, or make steps larger than the weights.
 
     ## What it looks at
     The norm of all gradients before clipping against its median over the first 8 samples, the size of the steps against
-    the weights, both only where the loss rises with them; and the loss's gradient at the first layers' outputs against
-    the last layers'. Where clipping cuts growth off, the rule is quiet.
+    the weights, both only where the loss rises with them; the loss's gradient at the first layers' outputs against
+    the last layers'; and recurrent weights that are larger than an orthogonal matrix, where the loss hangs on them many
+    times over. Where clipping cuts growth off, the rule is quiet.
 
     ## Why it matters
     One such step throws the weights to where no gradient leads back, or to NaN.
@@ -43,7 +46,8 @@ def exploding_gradient(
     growth only. Curricula and changes of the loss may raise gradients 100 times for good.
 
     ## References
-    Pascanu et al. 2013; Philipp et al. 2017; Zhang et al. 2021, AutoTrainer (first/last > 70).
+    Pascanu et al. 2013; Philipp et al. 2017; Zhang et al. 2021, AutoTrainer (first/last > 70). Saxe et al. 2014 and
+    Sompolinsky et al. 1988 (recurrent weights).
     """
     norms = history.series("gradient_norm")[1]
     if len(norms) < 1:
@@ -52,10 +56,14 @@ def exploding_gradient(
     losses = history.series("loss")[1]
     lost = bool(len(history.table("non_finite_loss"))) and not np.isfinite(_last(history, "loss"))
     start = float(abs(losses[0])) if len(losses) else 0.0
-    risen = lost or (len(losses) > 1 and float(losses[-3:].max()) > loss_growth * start)
+    risen = lost or (len(losses) > 2 and float(losses[-3:].max()) > loss_growth * start)
     cut = _cut(history)
     if risen and not (cut is not None and np.median(cut) > 2):
         yield from _blown_up(history, norms, growth, update, loss_growth, lost)
+        return
+    through_time = _through_time(history, echo, leverage)
+    if through_time is not None:
+        yield through_time
         return
     depth = profile(history)
     ratio = depth.output_ratio if depth is not None else np.zeros(1)
@@ -97,7 +105,8 @@ def _blown_up(
     roles = {parameter.name: parameter for parameter in history.facts.parameters if parameter.role == "weight"}
     table, started = history.table("update_ratio"), history.first("weight_rms")
     places = [i for i, name in enumerate(table.columns) if name in roles and started.get(name, 1.0) > 0]
-    rows = table.values[-8:][:, places]
+    rows = table.values[:, places]
+    rows = rows[np.isfinite(rows).any(1)][-8:]  # those before everything was NaN
     largest = np.where(np.isfinite(rows), rows, 0).max(0, initial=0)
     worst = float(largest.max(initial=0))
     if not (peak > growth * usual or worst > update):
@@ -113,7 +122,11 @@ def _blown_up(
     lower = remedies.scale_learning_rate(float(f"{factor:.1g}"), float(rates.max()) if rates.size else None)
     first = _standardise_target(history) if scaled_target(history) else _initialisation(history)
     clip = remedies.clip_gradients(float(f"{usual:.2g}") if grew and not first else 1.0)
-    names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update][:5]
+    names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update]
+    names.sort(
+        key=lambda name: roles[name].layer == _output(history.facts)
+    )  # its gradient is as large as what comes in
+    names = names[:5]
     yield Evidence(
         message=f"Gradients {grown}{dwarf}, and the loss {end}",
         layers=tuple(dict.fromkeys(roles[name].layer for name in names)),
@@ -124,6 +137,46 @@ def _blown_up(
         confidence=0.9,
         remedies=(*first, clip, lower),
     )
+
+
+def _output(facts: Facts) -> str:
+    """Name of the last executed layer with weights."""
+    return next((layer.name for layer in reversed(facts.layers) if layer.kind in WEIGHTED and layer.called), "")
+
+
+def _through_time(history: History, echo: float, leverage: float) -> Evidence | None:
+    """Recurrent weights that multiply the state at each step by more than 1, and gradients that show it."""
+    kinds = {layer.name: layer.kind for layer in history.facts.layers}
+    state = progress(history)
+    gradients, weights, (steps, losses) = (
+        history.table("gradient_rms"),
+        history.table("weight_rms"),
+        history.series("loss"),
+    )
+    if len(gradients) < 3 or len(weights) < 3 or len(losses) < 3 or (state is not None and state.learned):
+        return None
+    for parameter in history.facts.parameters:
+        name = parameter.name
+        if kinds.get(parameter.layer) != "recurrent" or "weight_hh" not in name or name not in gradients.columns:
+            continue
+        rms = weights.values[:8, weights.columns.index(name)].astype(float)
+        pulled = gradients.values[:8, gradients.columns.index(name)].astype(float)
+        rows = np.minimum(np.searchsorted(steps, gradients.steps[:8]), len(losses) - 1)
+        gain = float(rms[0]) * parameter.shape[-1] ** 0.5
+        lever = float(np.median(rms * pulled * parameter.size / np.maximum(np.abs(losses[rows]), 1e-30)))
+        if gain > echo and lever > leverage:
+            return Evidence(
+                message=f"The recurrent weights of {spoken(parameter.layer)} multiply its state by about {gain:.2g} at "
+                f"each time step, and the gradients on their way back: 1 % of {name} changes the loss by {lever:.0f} %",
+                layers=(parameter.layer,),
+                readings=(
+                    Reading("rms of the recurrent weights times the root of their size", gain, echo, "", (1, 1)),
+                    Reading("gradient norm times weight norm over the loss", lever, leverage, "", (1, int(steps[-1]))),
+                ),
+                confidence=0.85,
+                remedies=(remedies.orthogonal_recurrence(parameter.layer), remedies.clip_gradients(1.0)),
+            )
+    return None
 
 
 def scaled_target(history: History, bound: float = 10.0) -> bool:

@@ -15,6 +15,7 @@ from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
 from netdoctor.remedies import scale_learning_rate, warm_up
 from netdoctor.rules.base import rule
+from netdoctor.trends import block_means
 
 
 @rule(
@@ -38,11 +39,15 @@ def learning_rate_too_large(
     replaced: float = 0.5,  # ‖Δw‖/‖w‖ of the first step: what was initialised is gone; judged only after a jump
     jump: float = 2.0,  # times the first loss and the constant prediction's: above, the loss is blown up
     beyond: float = 1.0,  # promise of the steps over that of the largest stable one; 210 healthy runs: 0.5
+    near: float = 0.3,  # the same, where nothing is learned after ``soon`` steps; 0.4 at 10 times a good rate
+    soon: int = 20,  # steps, where steps promise that much
     ill: float = 5.0,  # times the loss of an output that knows nothing: a first loss above it is no matter of the rate
     opposed: float = -0.1,  # cosine of successive gradients: −0.3 at 5 times the best rate of an MLP on digits
     growing: float = 0.5,  # cosine: above, steps repeat each other: a missing zero_grad, or ascent
     short: float = 0.5,  # of the constant prediction's loss: a run below it learns well, edge of stability or not
     target: float = 1e-2,  # ‖Δw‖/‖w‖ to aim at, 9e-3 at the best rate of an MLP on digits
+    relapse: float = 0.15,  # of the constant prediction's loss: a loss so far above its least was better before
+    raw: float = 100.0,  # rms of a regression's targets: above, their unit is what is large
     patience: int = 60,  # steps before a loss that is not blown up is judged
 ) -> Iterator[Evidence | Skipped]:
     """Updates are large against the weights, and the loss blows up, is lost, or bounces between opposing gradients.
@@ -80,8 +85,9 @@ def learning_rate_too_large(
     start = float(history.first("loss")[""])
     constants, uninformed = history.series("constant_loss")[1], history.first("uninformed_loss").get("", np.inf)
     least = abs(float(constants[-1])) if len(constants) else abs(start)
-    if start > ill * abs(uninformed) or (len(constants) and constants[-1] < 0):
-        return  # a fault of the start, or a loss turned round: other rules tell
+    unit = history.latest("target_rms").get("", 0.0) or _unit_by_hand(history, start)
+    if start > ill * abs(uninformed) or (len(constants) and constants[-1] < 0) or unit > raw:
+        return  # a fault of the start or of the targets, or a loss turned round: other rules tell
     bound = jump * max(abs(start), least)
     recent = float(finite[-5:].mean()) if run is None else run.recent
     first, peak = float(updates[0]), float(updates.max())
@@ -94,6 +100,7 @@ def learning_rate_too_large(
     if early > growing or (early > growing / 2 and first < large / 10) or peak < large:
         return
     learned = run is not None and run.learned and recent < short * least
+    lowest = float(block_means(finite, 16).min())
     ratio = float(lasting(overshoot(history)[1]).max(initial=0.0))
     elsewhere = history.facts.non_finite.stage in ("input", "target")
     if lost and not elsewhere and (ratio > beyond or worst > bound or first > replaced):
@@ -102,9 +109,11 @@ def learning_rate_too_large(
         what = f"the loss went from {start:.4g} up to {worst:.4g}, now {recent:.4g}"
     elif ratio > beyond and not learned:
         what = f"each promised {4 * ratio:.2g} times the loss, more than there is, and the loss is {recent:.4g}"
-    elif run is None or run.steps < patience or learned or run.falling:
+    elif run is None or run.steps < (soon if ratio > near else patience) or learned or run.falling:
         return
-    elif run.stalled:
+    elif first >= large and lowest < recent - relapse * least:
+        what = f"the loss was down to {lowest:.4g} and is {recent:.4g} now"
+    elif run.stalled and (first >= 1.5 * large or ratio > near):
         baseline = "at the start" if run.constant is None else "of the best constant prediction"
         what = f"the loss is {recent:.4g} after {run.steps} steps, no better than the {run.reference:.4g} {baseline}"
     elif cosine < opposed and now >= large / 2:
@@ -134,6 +143,14 @@ def learning_rate_too_large(
         severity=Severity.ERROR if lost else None,
         remedies=(lower, warm_up(max(100, history.step))),
     )
+
+
+def _unit_by_hand(history: History, start: float) -> float:
+    """Scale of the targets of squares that were written by hand: the first error, where the output is nothing to it."""
+    loss = history.facts.loss
+    error = abs(start) ** 0.5
+    output = history.first("activation_rms").get(loss.layer, error)
+    return error if loss.kind == "mse" and output < 0.1 * error else 0.0
 
 
 def _sustained(losses: NDArray[np.float64]) -> float:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from netdoctor.facts import Facts, Group, Loss, Parameter
-from netdoctor.findings import Evidence, Reading, Severity, Skipped
+from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import UNTOLD, progress, weight_updates
-from netdoctor.remedies import find_learning_rate, scale_learning_rate
+from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
+from netdoctor.remedies import cosine_decay, find_learning_rate, scale_learning_rate
 from netdoctor.rules.base import rule
 
 
@@ -25,6 +28,12 @@ def learning_rate_too_small(
     fall: float = 0.1,  # share of its first value that the loss may have lost: a run that falls more gets somewhere
     opposed: float = -0.1,  # cosine of successive gradients: below, they cancel, and small steps are not what is wrong
     patience: int = 30,  # steps, at a learning rate that does not rise: longer than this, a warm-up shows its slope
+    vanished: float = 1e-2,  # of the largest learning rate: a schedule that has come so far down has ended the training
+    ended: float = 0.5,  # share of the run since then: cosine and step decays end with less of it
+    high: float = 0.5,  # of the reference loss: above, the schedule ended before much was learned
+    agreeing: float = 0.1,  # mean cosine of successive gradients: above, they still lead somewhere
+    apart: float = 1e-3,  # update of the slowest param group over that of the fastest, and learning rate likewise
+    untouched: float = 0.05,  # std of a weight against torch's own initialisation: closer is as initialised
     samples: int = 8,  # readings of the updates at least
 ) -> Iterator[Evidence | Skipped]:
     """Updates are orders below the weights, gradients keep agreeing, and the loss hardly moves.
@@ -32,15 +41,17 @@ def learning_rate_too_small(
     ## What it looks at
     ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised or frozen ones); the
     cosine of successive gradients, which stays as it is where nothing changes under the weights' feet; the training
-    loss against its start and against the best constant prediction.
+    loss against its start and against the best constant prediction; schedules that brought the rate down long before
+    the gradients ceased to agree; and the rates of the param groups against each other.
 
     ## Why it matters
     Progress is proportional to the learning rate here: ten times the rate does the same in a tenth of the steps.
 
     ## When it is wrong
     A schedule that starts with a long constant, tiny rate. Fine-tuning, decayed rates and converged runs are not
-    flagged: their loss is below the constant prediction. Where only some layers stand still,
-    gradients are the cause, not the rate: nothing is said.
+    flagged: their loss is below the constant prediction. Where only some layers stand still, gradients are the cause,
+    not the rate, and nothing is said; but for a param group whose rate is a thousandth of another's and whose weights
+    are as torch initialised them.
 
     ## References
     CS231n, Neural Networks 3, "Ratio of weights:updates". Smith 2017, Cyclical Learning Rates (the range test).
@@ -52,17 +63,24 @@ def learning_rate_too_small(
         return
     update = float(np.median(updates[-samples:]))
     rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
+    if decayed and rates[-1] > 0:
+        yield from _ended(history, run, rates, update, vanished, ended, high, agreeing)
+        return
     if update == 0 or (len(rates) and rates[-1] <= 0):
         yield Skipped("the learning rate is 0, or the weights do not change")
         return
     if len(rates) and rates[-1] > 1.01 * rates[-samples:][0]:
         yield Skipped("the learning rate still rises")
         return
-    decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
     cosine = float(np.mean(history.series("cosine")[1][-50:])) if len(history.series("cosine")[1]) else 0.0
     gone = (run.start - run.recent) / abs(run.start) if run.start else 0.0
+    frozen = _nearly_frozen(history, samples, ratio, apart, untouched)
+    if frozen is not None:
+        yield frozen
+        return
     stuck = float(np.median(largest[-samples:])) < moved and float(updates.max()) < moved
-    if not stuck or update >= ratio or run.learned or gone >= fall or cosine < opposed or decayed:
+    if not stuck or update >= ratio or run.learned or gone >= fall or cosine < opposed:
         return
     factor = _rounded(min(target / update, most))
     first, last = int(steps[-min(samples, len(steps))]), int(steps[-1])
@@ -81,6 +99,110 @@ def learning_rate_too_small(
         confidence=0.95 if cosine > 0.1 and update < ratio / 5 else 0.8,
         remedies=(scale_learning_rate(factor, float(rates[-1]) if len(rates) else None), find_learning_rate()),
     )
+
+
+def _ended(
+    history: History,
+    run: Progress,
+    rates: NDArray[np.float64],
+    update: float,
+    vanished: float,
+    ended: float,
+    high: float,
+    agreeing: float,
+) -> Iterator[Evidence]:
+    """A schedule in steps of batches that was meant for epochs."""
+    steps = history.table("learning_rate").steps
+    above = np.flatnonzero(rates >= vanished * rates.max())
+    since = int(steps[min(above[-1] + 1, len(steps) - 1)])
+    share = 1 - since / max(run.steps, 1)
+    when, cosines = history.series("cosine")
+    cosine = float(np.mean(cosines[when >= since])) if (when >= since).any() else 0.0
+    if rates[-1] >= vanished * rates.max() or share < ended or cosine < agreeing:
+        return
+    if run.reference <= 0 or run.recent < high * run.reference:
+        return
+    yield Evidence(
+        f"The schedule brought the learning rate from {rates.max():.3g} down to {rates[-1]:.2g}: since step {since} "
+        f"nothing moves (updates {update:.1g} of the weights), with the loss at {run.recent:.4g} of "
+        f"{run.reference:.4g} and gradients that still agree (cosine {cosine:+.2f}).",
+        readings=(
+            Reading(
+                "learning rate over its largest", float(rates[-1] / rates.max()), vanished, steps=(since, run.steps)
+            ),
+            Reading("cosine of successive gradients", cosine, agreeing, steps=(since, run.steps)),
+            Reading("training loss", run.recent, high * run.reference, "loss", steps=(since, run.steps)),
+        ),
+        confidence=0.85,
+        remedies=(_once_an_epoch(), cosine_decay(10 * run.steps)),
+    )
+
+
+def _once_an_epoch() -> Remedy:
+    return Remedy(
+        action="Step the scheduler once an epoch, or count its steps in batches",
+        code="for epoch in range(epochs):\n    for x, y in loader:\n        ...  # forward, backward, step\n"
+        "    scheduler.step()  # here, not inside\n"
+        "# or inside, with step_size=30 * len(loader), T_max=epochs * len(loader)",
+        source="PyTorch documentation, torch.optim, How to adjust learning rate",
+        effect="the rate lasts as long as the training",
+    )
+
+
+def _nearly_frozen(history: History, samples: int, ratio: float, apart: float, untouched: float) -> Evidence | None:
+    """A param group at a tiny rate, whose weights are still those of torch's own initialisation."""
+    facts, table, stds = history.facts, history.table("update_ratio"), history.first("weight_std")
+    rates = history.latest("learning_rate")
+    if len(facts.groups) < 2 or len(table) < samples:
+        return None
+    recent = dict(zip(table.columns, np.nan_to_num(table.values[-samples:]).mean(0), strict=True))
+    fans = {layer.name: layer.fan_in for layer in facts.layers}
+    updates: dict[int, list[float]] = {}
+    fresh: dict[int, list[str]] = {}
+    for parameter in facts.parameters:
+        if parameter.role == "weight" and parameter.group is not None and parameter.name in recent:
+            updates.setdefault(parameter.group, []).append(float(recent[parameter.name]))
+            default = (3 * max(fans.get(parameter.layer, 0), 1)) ** -0.5
+            if fans.get(parameter.layer) and abs(stds.get(parameter.name, 0) / default - 1) < untouched:
+                fresh.setdefault(parameter.group, []).append(parameter.layer)
+    typical = {group: float(np.median(values)) for group, values in updates.items()}
+    if len(typical) < 2:
+        return None
+    slow, fast = min(typical, key=typical.__getitem__), max(typical, key=typical.__getitem__)
+    rate, usual = rates.get(str(slow), 0.0), rates.get(str(fast), 0.0)
+    layers = fresh.get(slow, [])
+    if not (0 < typical[slow] < min(apart * typical[fast], ratio) and 0 < rate < apart * usual):
+        return None
+    if 2 * len(layers) <= len(updates[slow]):
+        return None
+    those = f"{len(layers)} layers, {spoken(layers[0])} first," if len(layers) > 1 else spoken(layers[0])
+    return Evidence(
+        f"The learning rate of {those} is {rate:.1g}, {usual / rate:,.0f} times below the {usual:.3g} of the others: "
+        f"updates of {typical[slow]:.1g} of the weights, which are as torch initialised them, leave them as they are.",
+        layers=tuple(dict.fromkeys(layers)),
+        readings=(
+            Reading("update over weight, median of the slow param group", typical[slow], ratio),
+            Reading("learning rate over that of the fastest param group", rate / usual, apart),
+        ),
+        confidence=0.85,
+        remedies=(_raise_group(facts.groups[slow].index, usual),),
+    )
+
+
+def _raise_group(index: int, rate: float) -> Remedy:
+    return Remedy(
+        action=f"Raise the learning rate of param group {index} to the {rate:.3g} of the others, or freeze its layers",
+        code=f'optimizer.param_groups[{index}]["lr"] = {rate:.6g}',
+        source="Bengio 2012, Practical recommendations, section 3.1",
+        effect="the first layers learn too",
+        treatment=functools.partial(_set_rate, index=index, rate=rate),
+    )
+
+
+def _set_rate(model: Any, optimizer: Any, *, index: int, rate: float) -> None:
+    if optimizer is None:
+        raise ValueError("this remedy changes the learning rate: pass the optimizer, remedy.apply(model, optimizer)")
+    optimizer.param_groups[index]["lr"] = rate
 
 
 def _rounded(factor: float) -> float:
@@ -108,11 +230,38 @@ def _history(
 
 
 _NOISE = [0.02 * (-1) ** (i // 2) for i in range(60)]
+
+
+def _two_groups(slow: float, std: float) -> History:
+    names = ("0.weight", "2.weight")
+    return History.of(
+        Facts(
+            layers=tuple(Layer(name[0], "linear", "Linear", "", 64, 64, 64) for name in names),
+            parameters=tuple(Parameter(name, name[0], (64, 64), "weight", group=i) for i, name in enumerate(names)),
+            groups=(Group("Adam", 0, slow * 1e-2), Group("Adam", 1, 1e-2)),
+            loss=Loss("cross-entropy"),
+        ),
+        loss=[2.3 * 0.97**i for i in range(60)],
+        constant_loss=[2.3] * 60,
+        update_ratio={"0.weight": [slow * 1e-2] * 60, "2.weight": [1e-2] * 60},
+        weight_std={"0.weight": [std] * 60, "2.weight": [std] * 60},
+        cosine=[0.2] * 60,
+        learning_rate={"0": [slow * 1e-2] * 60, "1": [1e-2] * 60},
+    )
+
+
+_DECAY = [max(1e-2 * 0.5 ** (i // 3), 1e-9) for i in range(60)]
 FIRES: tuple[History, ...] = (
+    _two_groups(1e-5, 0.0722),  # a backbone nearly frozen, as torch initialised it
+    _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
     _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
     _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
 )
 QUIET: tuple[History, ...] = (
+    _two_groups(1e-5, 0.11),  # a pre-trained one
+    _two_groups(1e-2, 0.0722),
+    _history(1e-9, [max(2.3 - 0.1 * i, 0.4) + n for i, n in enumerate(_NOISE)], _DECAY),  # learned before
+    _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0),  # and no signal
     _history(9e-3, [2.32 * 0.96**i + n for i, n in enumerate(_NOISE)], [0.1] * 60),  # healthy
     _history(2e-5, [0.06 + 0.1 * n for n in _NOISE], [1e-5] * 60, cosine=0.0),  # fine-tuning, converged
     _history(2e-5, [2.32 + n for n in _NOISE], [1e-6 * (i + 1) for i in range(60)]),  # warm-up

@@ -61,8 +61,8 @@ def loss_plateau(
     rate = level.rate or None
     yield Evidence(
         f"The training loss has been {level.level:.4g} ± {level.noise:.2g} since step {level.since}, without trend "
-        f"over {level.until - level.since} steps at a constant learning rate{f' of {rate:.3g}' if rate else ''}, which by "
-        f"itself holds it up by about {level.excess:.2g}.",
+        f"over {level.until - level.since} steps at a constant learning rate{f' of {rate:.3g}' if rate else ''}, which "
+        f"by itself holds it up by about {level.excess:.2g}.",
         readings=(
             Reading("training loss", level.level, None, "loss", steps=(level.since, level.until)),
             Reading(

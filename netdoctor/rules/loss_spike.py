@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import overshoot, reference
+from netdoctor.gains import lasting, overshoot, reference
 from netdoctor.history import History
 from netdoctor.remedies import clip_gradients
 from netdoctor.rules.base import rule
 
 Floats = NDArray[np.float64]
+START = 3  # steps: those of a start that finds its scale are no spikes
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,17 @@ def loss_spike(
     rise: float = 0.5,  # of what there is to lose: jumps of a loss near 0 do no harm
     window: int = 50,  # steps before that tell what is usual
     calm: float = 0.5,  # promise of the steps before over that of stable ones: above, they were too long already
-    pull: float = 10.0,  # × the median gradient norm of the samples around; 210 healthy runs: 8
+    pull: float = 7.0,  # × the median gradient norm of the samples around; 210 healthy runs: 8, once
     sigmas: float = 4.0,  # robust deviations above the median of the losses around
+    apart: float = 0.02,  # of what there is to lose, above that median: near 0 everything scatters
     recurring: int = 3,  # sampled steps with such gradients: batches that hold something else
+    common: float = 0.95,  # share of the most frequent class: the rarest one's batches stand out rightly
 ) -> Iterator[Evidence | Skipped]:
     """Single batches have losses and gradients many times those of all others.
 
     ## What it looks at
     The loss of each step against the largest of the 50 before it, after calm steps. And, as not every spike is
-    high: sampled steps whose gradient is ten times that of the samples around, while the loss stands out by four
+    high: sampled steps whose gradient is seven times that of the samples around, while the loss stands out by four
     deviations, where it happens again and again.
 
     ## Why it matters
@@ -61,9 +64,11 @@ def loss_spike(
     if history.facts.several_losses or len(losses) < window // 2:
         yield Skipped("several losses" if history.facts.several_losses else f"fewer than {window // 2} losses")
         return
+    if history.latest("largest_class_share").get("", 0.0) > common:
+        return
     values, least = losses.astype(np.float64), reference(history)
     found = _jumps(history, steps, values, window, jump, rise * least, calm) or _recurring(
-        history, steps, values, pull, sigmas, recurring
+        history, steps, values, pull, sigmas, apart * least, recurring, calm
     )
     if found is None:
         return
@@ -103,33 +108,45 @@ def _jumps(
     if not len(over):
         return None
     at = window + int(over[0])
-    when, ratios = overshoot(history)
-    earlier = ratios[when < steps[at]]
-    if len(earlier) and (np.median(earlier[-5:]) > calm or earlier.max() > 2 * calm):
+    if not _calm(history, int(steps[at]), calm) or losses[:at].max() > 3 * max(losses[:3].max(), reference(history)):
         return None
     end = at + int(np.argmax(losses[at : at + 20]))
     return _Spikes((int(steps[at]),), float(losses[end]), float(before[over[0]]))
 
 
+def _calm(history: History, before: int, bound: float) -> bool:
+    """Whether steps were of a stable length until then: else they are the cause."""
+    when, ratios = overshoot(history)
+    earlier = ratios[when < before]
+    return len(earlier) < 3 or float(lasting(earlier).max()) <= bound
+
+
 def _recurring(
-    history: History, steps: NDArray[np.int64], losses: Floats, pull: float, sigmas: float, least: int
+    history: History,
+    steps: NDArray[np.int64],
+    losses: Floats,
+    pull: float,
+    sigmas: float,
+    apart: float,
+    least: int,
+    calm: float,
 ) -> _Spikes | None:
     when, norms = history.series("gradient_norm")
     if len(norms) < 4 * least or history.table("loss").stride > 1:
         return None
     usual = float(np.median(norms))
     hits = []
-    for place in np.flatnonzero(norms > pull * usual):
+    for place in np.flatnonzero((norms > pull * usual) & (when > START)):
         around = norms[max(0, place - 10) : place + 11]
         row = int(np.searchsorted(steps, when[place]))
         if row >= len(steps) or norms[place] <= pull * float(np.median(around)):
             continue
         near = losses[max(0, row - 25) : row + 26]
         middle, spread = float(np.median(near)), float(np.median(np.abs(np.diff(near)))) / 0.954
-        if losses[row] > middle + sigmas * spread > 0:
+        if losses[row] > middle + max(sigmas * spread, apart) > 0:
             hits.append((int(when[place]), float(losses[row]), middle))
     apart = [hit for i, hit in enumerate(hits) if not i or hit[0] - hits[i - 1][0] > 1]
-    if len(apart) < least or 4 * len(hits) > len(norms):
+    if len(apart) < least or 4 * len(hits) > len(norms) or not _calm(history, hits[-1][0], calm):
         return None
     return _Spikes(
         tuple(hit[0] for hit in hits), max(hit[1] for hit in hits), float(np.median([hit[2] for hit in hits]))

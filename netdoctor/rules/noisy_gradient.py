@@ -9,7 +9,7 @@ import numpy as np
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import Plateau, bounces, momentum, reference
+from netdoctor.gains import Plateau, bounces, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
 from netdoctor.remedies import scale_learning_rate
@@ -23,8 +23,8 @@ def noisy_gradient(
     excess: float = 0.1,  # of what there is to lose: so much the noise holds the loss up; 210 healthy runs: 0.07
     few: int = 16,  # samples in a batch: up to here more of them cost next to nothing
     opposed: float = -0.1,  # cosine of successive gradients: below, curvature turns the steps round, not noise
-    agreeing: float = 0.05,  # the same: above, a twentieth of each step is of use and adds up
-    wandered: float = 0.3,  # of the weights' norm, a random walk of steps that size: what was there is lost
+    agreeing: float = 0.1,  # the same: above, a tenth of each step is of use and adds up
+    stride: float = 0.03,  # ‖Δw‖/‖w‖, rms of the steps: a thousand that lead nowhere replace the weights; usual: 3e-3
     patience: int = 100,  # steps before a walk is judged
     samples: int = 30,  # readings of the cosine that tell its mean
 ) -> Iterator[Evidence | Skipped]:
@@ -32,8 +32,9 @@ def noisy_gradient(
 
     ## What it looks at
     On a level stretch of the loss with a batch of few samples: by how much the noise of the steps holds the loss up,
-    a quarter of what they promise to first order. Where the loss says nothing of its floor: whether successive
-    gradients have anything in common (mean cosine), and how far the weights have wandered meanwhile.
+    a quarter of what they promise to first order. Where the loss has no bound that is known, returns and rewards for
+    one: whether successive gradients have anything in common (mean cosine), and how large the steps are against the
+    weights.
 
     ## Why it matters
     The mean of the gradients is what trains; noise adds a random walk, whose level is proportional to the learning rate
@@ -55,9 +56,8 @@ def noisy_gradient(
         level = bounces(history, excess)
         if level is not None and level.cosine >= opposed:
             yield _held_up(history, level, excess)
-            return
-    if run.constant is None and run.stalled and run.steps >= patience:
-        yield from _wandering(history, run, agreeing, wandered, samples, opposed)
+        elif run.constant is None and run.steps >= patience:
+            yield from _wandering(history, run, (opposed, agreeing), stride, samples)
 
 
 def _held_up(history: History, level: Plateau, bound: float) -> Evidence:
@@ -84,7 +84,7 @@ def _held_up(history: History, level: Plateau, bound: float) -> Evidence:
 
 
 def _wandering(
-    history: History, run: Progress, agreeing: float, wandered: float, samples: int, opposed: float
+    history: History, run: Progress, cancelling: tuple[float, float], stride: float, samples: int
 ) -> Iterator[Evidence]:
     """Weights on a random walk, where the loss has no bound that is known: returns, rewards, losses by hand."""
     cosines = history.series("cosine")[1].astype(np.float64)
@@ -92,18 +92,19 @@ def _wandering(
     if len(cosines) < samples or len(updates) < samples:
         return
     mean, error = float(cosines.mean()), float(cosines.std() / math.sqrt(len(cosines)))
-    walk = float(np.sqrt(np.mean(np.square(updates, dtype=np.float64)) * run.steps)) / (1 - momentum(history.facts))
-    if not (opposed < mean and mean + 2 * error < agreeing and walk > wandered):
+    step = float(np.sqrt(np.mean(np.square(updates, dtype=np.float64))))
+    if not (cancelling[0] < mean and mean + error < cancelling[1] and step > stride):
         return
+    walk = step * math.sqrt(run.steps)
     rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
     batch = history.facts.batch
     yield Evidence(
         f"Successive gradients have nothing in common (cosine {mean:+.3f} ± {error:.3f}) and the loss is "
-        f"{run.recent:.3g} after {run.steps} steps, {run.start:.3g} at the start: steps cancel, while the weights have "
-        f"wandered by {walk:.0%} of their norm.",
+        f"{run.recent:.3g} after {run.steps} steps, {run.start:.3g} at the start: steps of {step:.1%} of the weights "
+        f"cancel, while the weights wander, by {walk:.1g} times their norm so far.",
         readings=(
-            Reading("cosine of successive gradients", mean, agreeing, steps=(1, run.steps)),
-            Reading("random walk of the weights, of their norm", walk, wandered, steps=(1, run.steps)),
+            Reading("cosine of successive gradients", mean, cancelling[1], steps=(1, run.steps)),
+            Reading("update over weight, rms of the steps", step, stride, steps=(1, run.steps)),
         ),
         confidence=0.7,
         remedies=(

@@ -16,6 +16,7 @@ from netdoctor.rules.base import rule
 SLOPE_ONE = ("tanh", "elu", "selu", "hardtanh", "softsign")  # a gain of 1 keeps small signals: Xavier is sound here
 CAUSED = (
     "learning-rate-too-large",
+    "learning-rate-too-small",
     "exploding-gradient",
     "vanishing-gradient",
     "saturated-units",

@@ -24,6 +24,7 @@ PICTURES: dict[str, tuple[str, When]] = {
     "noisy-gradient": ("cosine", "run"),
     "stale-gradient": ("gradient_norm", "run"),
     "gradient-underflow": ("gradient_rms", "last"),
+    "loss-scale-collapse": ("loss", "run"),
     "no-gradient": ("gradient_rms", "last"),
     "dead-units": ("dead_share", "last"),
     "saturated-units": ("saturated_share", "last"),
