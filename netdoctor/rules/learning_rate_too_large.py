@@ -19,11 +19,13 @@ from netdoctor.rules.base import rule
 @rule(
     Severity.WARNING,
     explains=(
+        "weight-growth",
         "exploding-gradient",
         "non-finite",
         "saturated-units",
         "dead-units",
         "covariate-shift",
+        "underfitting",
         "loss-plateau",
         "not-learning",
     ),

@@ -14,7 +14,7 @@ from netdoctor.remedies import find_learning_rate, scale_learning_rate
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("underfitting", "loss-plateau", "not-learning"))
 def learning_rate_too_small(
     history: History,
     *,

@@ -15,7 +15,15 @@ from netdoctor.rules.base import rule
 
 
 @rule(
-    Severity.ERROR, explains=("poor-initialization", "dead-units", "vanishing-gradient", "loss-plateau", "not-learning")
+    Severity.ERROR,
+    explains=(
+        "poor-initialization",
+        "dead-units",
+        "vanishing-gradient",
+        "underfitting",
+        "loss-plateau",
+        "not-learning",
+    ),
 )
 def symmetric_initialization(
     history: History,
