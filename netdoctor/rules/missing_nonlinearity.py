@@ -72,6 +72,7 @@ def _pairs(facts: Facts, narrow: float) -> Iterator[Pair]:
     layers, after = {layer.name: layer for layer in facts.layers}, wiring.consumers(facts)
     for name, others in after.items():
         first, weight = layers.get(name), facts.weight(name)
+        others = [other for other in others if other.kind != "dropout"]
         if first is None or weight is None or first.residual or not _plain(first, weight):
             continue
         weights = [(other, facts.weight(other.name)) for other in others]

@@ -84,7 +84,8 @@ def no_gradient(
     ):
         if names and int(seen.max()) >= patience:
             yield Evidence(
-                message=f"{_listed(names)} {several if len(names) > 1 else one}: no gradient in {int(seen.max())} samples",
+                message=f"{_listed(names)} {several if len(names) > 1 else one}: no gradient in {int(seen.max())} "
+                "samples",
                 layers=tuple(names),
                 readings=(Reading("layers without gradient", float(len(names)), 0.0, "", span),),
                 severity=Severity.NOTE,

@@ -81,8 +81,9 @@ def underfitting(
     if thin is not None:
         what = f"its narrowest layer, {spoken(thin.name)}, has {thin.units} units"
     yield Evidence(
-        message=f"The loss stays at {run.recent:.3g}, {val[-1]:.3g} in validation ({run.constant:.3g} for a constant prediction), and the "
-        f"errors of samples that are close together agree by {mean:.2f}, {structure:g} is much: {what}.",
+        message=f"The loss stays at {run.recent:.3g}, {val[-1]:.3g} in validation ({run.constant:.3g} for a constant "
+        f"prediction), and the errors of samples that are close together agree by {mean:.2f}, {structure:g} is much: "
+        f"{what}.",
         layers=(thin.name,) if thin is not None and thin.name else (),
         readings=(
             Reading("correlation of neighbours' errors", mean, structure, "", (int(steps[-len(lately)]), run.steps)),

@@ -129,11 +129,11 @@ def _history(count: int, power: float, outward: float) -> History:
     )
 
 
-FIRES: tuple[History, ...] = (_history(100, 1.5, 0.95),)
+FIRES: tuple[History, ...] = (_history(100, 2.0, 0.95),)
 QUIET: tuple[History, ...] = (
     _history(100, 0.3, 0.3),  # healthy
     _history(100, 0.5, 0.9),  # slows down
     _history(100, 1.0, 0.9),  # targets of large scale draw it
-    _history(100, 1.5, 0.4),  # grows, but goes to and fro
-    _history(30, 1.5, 0.95),  # too early
+    _history(100, 2.0, 0.4),  # grows, but goes to and fro
+    _history(30, 2.0, 0.95),  # too early
 )
