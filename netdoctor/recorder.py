@@ -157,6 +157,7 @@ class Recorder:
                 self._input = self._given(with_gradients=True)
                 if loss.grad_fn is not None:
                     self._read_graph(loss.grad_fn)
+            self._activations.given = None
         except Exception as error:  # noqa: BLE001
             self._fail("the loss", error)
         self._spent += perf_counter() - start
@@ -185,6 +186,7 @@ class Recorder:
             self._validation.add(self.step, batch)
             if opens:
                 self._look_at_validation()
+            probe.given = None
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
 
@@ -192,6 +194,7 @@ class Recorder:
         start = perf_counter()
         changed = None
         try:
+            self._activations.given = None
             if self._rest and id(optimizer) == self._solo:
                 self._losses.before_step()
                 return None
@@ -295,13 +298,12 @@ class Recorder:
             self._validation.note("val_input_std", given[1])
 
     def _given(self, with_gradients: bool) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of the model's last input, where it still exists."""
+        """Mean and standard deviation of the model's last input, until it was looked at."""
         probe = self._activations
-        tensor = probe.given() if probe.given is not None else None
-        if tensor is None or probe.last_pass_with_gradients != with_gradients:
+        if probe.given is None or probe.last_pass_with_gradients != with_gradients:
             return None
         with torch.no_grad():
-            return level(tensor)
+            return level(probe.given)
 
     def _see_before(self, held: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         probe = self._parameters
@@ -421,10 +423,9 @@ class Recorder:
             path = structure.loss_path(root)
         if probe.nodes or not many:
             self._losses.read(path)
-        given = probe.given() if probe.given is not None else None
-        if given is not None and probe.last_pass_with_gradients and path.nodes:
+        if probe.given is not None and probe.last_pass_with_gradients and path.nodes:
             with torch.no_grad():
-                self._losses.tell("residual_agreement", residuals.agreement(path, given))
+                self._losses.tell("residual_agreement", residuals.agreement(path, probe.given))
 
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations

@@ -173,15 +173,20 @@ def remove_biases(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
         layer.bias = None
 
 
-def replace_by_group_norm(model: nn.Module, norms: Sequence[str]) -> None:
-    """Put a GroupNorm with the same weight and bias in the place of each batch norm."""
-    for name in norms:
+def replace_batch_norms(model: nn.Module, norms: dict[str, bool]) -> None:
+    """Put a norm with the same weight and bias in the place of batch norms, one that looks at each sample alone.
+
+    Args:
+        model: Where they are.
+        norms: Their names, and whether each normalises rows (LayerNorm) or maps of channels (GroupNorm).
+    """
+    for name, of_rows in norms.items():
         old: Any = model.get_submodule(name)
         units = old.num_features
         groups = next(count for count in (8, 4, 2, 1) if (units % count == 0 and units >= 2 * count) or count == 1)
-        new = nn.GroupNorm(groups, units, affine=old.affine)
+        new = nn.LayerNorm(units) if of_rows else nn.GroupNorm(groups, units)
         if old.affine:
-            new.weight, new.bias = old.weight, old.bias
+            new.weight, new.bias = old.weight, old.bias  # what the optimizer holds
         model.set_submodule(name, new.train(old.training))
 
 

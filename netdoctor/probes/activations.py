@@ -69,7 +69,7 @@ class ActivationProbe:
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
         forms: In order of execution, of each layer's output at its first call.
-        given: The input of the root's last pass, of those in sampled steps or without gradients.
+        given: The input of the root's last pass, in sampled steps or without gradients, until it was looked at.
         ungraded: Names of the layers that ran without gradients inside a pass of the root with gradients.
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
         transparent: Names of the layers that are nonlinearities, and of those that are dropout.
@@ -84,7 +84,7 @@ class ActivationProbe:
         self.thread = get_ident()
         self.spent = 0.0
         self.forms: dict[str, Form] = {}
-        self.given: weakref.ref[Tensor] | None = None
+        self.given: Tensor | None = None
         self.ungraded: set[str] = set()
         self._without: list[str] = []  # layers that ran without gradients since the root's last pass
         self.nodes: dict[Node, str] = {}
@@ -188,7 +188,7 @@ class ActivationProbe:
         self.thread = get_ident()
         self.last_pass_with_gradients = gradients
         if self.on or not gradients:
-            self.given = weakref.ref(args[0]) if args and isinstance(args[0], Tensor) else None
+            self.given = args[0].detach() if args and isinstance(args[0], Tensor) else None
             if gradients:
                 self.ungraded.update(self._without)
             self._without.clear()
@@ -270,6 +270,7 @@ class ActivationProbe:
         self._evaluating[:] = np.nan
         self._seen.clear()
         self._without.clear()
+        self.given = None
         self.nodes.clear()
         self._tracing = tracing
         self.on = on

@@ -14,7 +14,7 @@ from netdoctor.progress import progress, weight_updates
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("underfitting", "loss-plateau", "not-learning"))
 def covariate_shift(
     history: History,
     *,

@@ -17,7 +17,7 @@ RECTIFIED = ("relu", "relu6")  # 0 with slope 0 below 0; leaky_relu, elu, gelu a
 RECENT = 3  # samples in which a whole layer must be silent
 
 
-@rule(Severity.WARNING, explains=("covariate-shift", "loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("covariate-shift", "underfitting", "loss-plateau", "not-learning"))
 def dead_units(
     history: History,
     *,

@@ -56,7 +56,7 @@ def excess_dropout(
     found = [layer for layer in facts.layers if layer.called and layer.rate > rate and layer.name not in off]
     if not found:
         return
-    found.sort(key=lambda layer: -layer.rate)
+    found.sort(key=lambda layer: (-layer.rate, layer.kind != "dropout"))
     worst = found[0]
     stay = {layer.name: (1 - layer.rate) * wiring.width(facts, layer) for layer in found}
     wide = all(units >= left for units in stay.values())

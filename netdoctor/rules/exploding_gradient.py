@@ -16,7 +16,7 @@ from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("non-finite", "covariate-shift", "loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("non-finite", "covariate-shift", "underfitting", "loss-plateau", "not-learning"))
 def exploding_gradient(
     history: History,
     *,

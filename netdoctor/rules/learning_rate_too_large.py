@@ -21,6 +21,7 @@ from netdoctor.trends import block_means
 @rule(
     Severity.WARNING,
     explains=(
+        "weight-growth",
         "exploding-gradient",
         "non-finite",
         "saturated-units",
@@ -28,6 +29,7 @@ from netdoctor.trends import block_means
         "covariate-shift",
         "noisy-gradient",
         "oscillating-loss",
+        "underfitting",
         "loss-plateau",
         "not-learning",
     ),

@@ -17,7 +17,7 @@ from netdoctor.remedies import cosine_decay, find_learning_rate, scale_learning_
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("underfitting", "loss-plateau", "not-learning"))
 def learning_rate_too_small(
     history: History,
     *,

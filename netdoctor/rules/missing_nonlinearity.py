@@ -54,8 +54,8 @@ def missing_nonlinearity(
     )
     run = progress(history) if study else None
     involved = len({layer.name for pair in pairs for layer in pair})
-    between = " and ".join(f"{spoken(first.name)} and {spoken(second.name)}" for first, second in pairs[:2])
-    more = f" and {len(pairs) - 2} more pairs" if len(pairs) > 2 else ""
+    between = ", nor between ".join(f"{spoken(first.name)} and {spoken(second.name)}" for first, second in pairs[:2])
+    more = f", nor between {len(pairs) - 2} more" if len(pairs) > 2 else ""
     yield Evidence(
         message=f"No nonlinearity stands between {between}{more}: {involved} layers with weights compute what "
         f"{involved - len(pairs)} could.",
@@ -72,6 +72,7 @@ def _pairs(facts: Facts, narrow: float) -> Iterator[Pair]:
     layers, after = {layer.name: layer for layer in facts.layers}, wiring.consumers(facts)
     for name, others in after.items():
         first, weight = layers.get(name), facts.weight(name)
+        others = [other for other in others if other.kind != "dropout"]
         if first is None or weight is None or first.residual or not _plain(first, weight):
             continue
         weights = [(other, facts.weight(other.name)) for other in others]

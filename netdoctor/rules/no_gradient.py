@@ -14,7 +14,7 @@ from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("weights-not-updated", "loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("weights-not-updated", "underfitting", "loss-plateau", "not-learning"))
 def no_gradient(
     history: History,
     *,
@@ -78,13 +78,14 @@ def no_gradient(
             confidence=0.9,
             remedies=(_connect(cut_off[-1], called[first_reached]), _freeze(cut_off)),
         )
-    for names, why in (
-        (sides, "run, but the loss does not use their output"),
-        (unused, "are never called in training"),
+    for names, several, one in (
+        (sides, "run, but the loss does not use their output", "runs, but the loss does not use its output"),
+        (unused, "are never called in training", "is never called in training"),
     ):
         if names and int(seen.max()) >= patience:
             yield Evidence(
-                message=f"{_listed(names)} {why}: no gradient in {int(seen.max())} samples",
+                message=f"{_listed(names)} {several if len(names) > 1 else one}: no gradient in {int(seen.max())} "
+                "samples",
                 layers=tuple(names),
                 readings=(Reading("layers without gradient", float(len(names)), 0.0, "", span),),
                 severity=Severity.NOTE,

@@ -22,6 +22,7 @@ CAUSED = (
     "saturated-units",
     "dead-units",
     "covariate-shift",
+    "underfitting",
     "loss-plateau",
     "not-learning",
 )

@@ -16,7 +16,7 @@ from netdoctor.rules.base import rule
 BOUNDED = ("tanh", "sigmoid", "softsign")  # both sides end in slope 0; hardtanh may be a ReLU6, whose 0 is meant
 
 
-@rule(Severity.WARNING, explains=("covariate-shift", "loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("covariate-shift", "underfitting", "loss-plateau", "not-learning"))
 def saturated_units(
     history: History,
     *,

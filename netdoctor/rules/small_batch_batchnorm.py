@@ -60,7 +60,7 @@ def small_batch_batchnorm(
         readings=tuple(Reading(f"samples that {x.name} sees in a batch", float(x.batch), float(fair)) for x in small),
         confidence=0.8,
         severity=None if 1 < count < few else Severity.NOTE,
-        remedies=(_group_norm(small), _accumulate(count)),
+        remedies=(_replace(small), _accumulate(count)),
     )
 
 
@@ -70,19 +70,24 @@ def _same_batch(history: History) -> bool:
     return len(means) > 1 and bool(np.ptp(means) <= 1e-6 * np.abs(stds).max() >= np.ptp(stds))
 
 
-def _group_norm(small: list[Layer]) -> Remedy:
-    names = [layer.name for layer in small]
+def _replace(small: list[Layer]) -> Remedy:
+    of_rows = {layer.name: layer.samples <= layer.batch for layer in small}
+    lines = []
+    for rows, make in ((True, "nn.LayerNorm(norm.num_features)"), (False, "nn.GroupNorm(groups, norm.num_features)")):
+        names = [name for name, each in of_rows.items() if each is rows]
+        if names:
+            lines += [f"for name in {remedies.names_code(names)}:", "    norm = model.get_submodule(name)"]
+            if not rows:
+                lines.append("    groups = next(g for g in (8, 4, 2, 1) if norm.num_features % g == 0)")
+            lines += [f"    new = {make}", "    new.weight, new.bias = norm.weight, norm.bias"]
+            lines.append("    model.set_submodule(name, new)")
+    kinds = " and ".join(kind for kind, rows in (("LayerNorm", True), ("GroupNorm", False)) if rows in of_rows.values())
     return Remedy(
-        action="Replace them by GroupNorm, which does not look at the other samples of the batch",
-        code=f"for name in {remedies.names_code(names)}:\n"
-        "    norm = model.get_submodule(name)\n"
-        "    groups = next(g for g in (8, 4, 2, 1) if norm.num_features % g == 0 and norm.num_features >= 2 * g)\n"
-        "    new = nn.GroupNorm(groups, norm.num_features)\n"
-        "    new.weight, new.bias = norm.weight, norm.bias  # what the optimizer holds\n"
-        "    model.set_submodule(name, new)",
-        source="Wu & He 2018, Group Normalization",
+        action=f"Replace them by {kinds}, which looks at each sample alone",
+        code="\n".join(lines),
+        source="Wu & He 2018, Group Normalization; Ba et al. 2016, Layer Normalization, section 3",
         effect="the same in training and evaluation, at every batch size",
-        treatment=lambda model, optimizer: remedies.replace_by_group_norm(model, names),
+        treatment=lambda model, optimizer: remedies.replace_batch_norms(model, of_rows),
     )
 
 

@@ -13,10 +13,17 @@ from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
 
-
-@rule(
-    Severity.ERROR, explains=("poor-initialization", "dead-units", "vanishing-gradient", "loss-plateau", "not-learning")
+CAUSED = (
+    "poor-initialization",
+    "dead-units",
+    "vanishing-gradient",
+    "underfitting",
+    "loss-plateau",
+    "not-learning",
 )
+
+
+@rule(Severity.ERROR, explains=CAUSED)
 def symmetric_initialization(
     history: History,
     *,

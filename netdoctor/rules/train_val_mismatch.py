@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from netdoctor import wiring
-from netdoctor.facts import Facts, Layer, Loss, spoken
+from netdoctor import validation
+from netdoctor.facts import Facts, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
@@ -18,10 +18,11 @@ def train_val_mismatch(
     history: History,
     *,
     learned: float = 0.25,  # of the constant prediction's loss that training gained before the first pass that counts
-    behind: float = 0.25,  # by so much less validation gained, where a cause is seen; in healthy runs 0.05 at most
+    behind: float = 0.05,  # by so much less validation gained, where a cause is seen; half of it at the first pass
     worse: float = 0.0,  # gain of validation where none is seen: worse than a constant, though training learned
-    moved: float = 0.5,  # standard deviations between the means of the inputs, or of what a batch norm gets and holds
-    scaled: float = 1.5,  # factor between their standard deviations; small validation sets reach 1.1
+    moved: float = 1.0,  # standard deviations between the means of the inputs; small validation sets reach 0.25
+    scaled: float = 2.0,  # factor between their standard deviations; augmentation reaches 1.3
+    stale: float = 0.5,  # standard deviations, or logarithm of a factor, between what a batch norm holds and gets
     window: int = 20,  # losses before a pass that tell how training does
 ) -> Iterator[Evidence | Skipped]:
     """From the first passes on the validation loss is far above the training loss.
@@ -48,16 +49,15 @@ def train_val_mismatch(
     if not len(values) or not len(reference):
         yield Skipped("no validation loss seen" if not len(values) else "no loss to hold the validation loss against")
         return
-    gains = _gains(history, float(reference[-1]), window)
+    gains = validation.gains(history, float(reference[-1]), window)
     counted = [(step, train, val) for step, train, val in gains if train >= learned]
     if not counted:
         yield Skipped("nothing learned before a validation pass")
         return
     (first, train_first, val_first), (last, train_last, val_last) = counted[0], counted[-1]
-    late = train_first - val_first > behind and train_last - val_last > behind
-    if not late:
+    if train_first - val_first < behind / 2 or train_last - val_last < behind:
         return
-    shift, lag = _input_shift(history, moved, scaled), _lag(history, moved, scaled)
+    shift, lag = validation.input_shift(history, moved, scaled), validation.stale_norms(history, stale)
     if not (shift or lag) and not (val_first <= worse and val_last <= worse):
         return
     at = int(np.searchsorted(steps, last))
@@ -76,72 +76,6 @@ def train_val_mismatch(
         confidence=0.95 if shift or lag else 0.7,
         remedies=(*((_preprocess(),) if shift else ()), *((_refresh(lag[1]),) if lag else ()), _train_on_validation()),
     )
-
-
-Cause = tuple[str, tuple[str, ...], tuple[Reading, ...]]
-
-
-def _gains(history: History, reference: float, window: int) -> list[tuple[int, float, float]]:
-    """Of each validation pass: step, and the gain of training and of validation over a constant prediction."""
-    when, losses = history.series("loss")
-    steps, values = history.series("val_loss")
-    own = dict(zip(*(each.tolist() for each in history.series("val_constant_loss")), strict=True))
-    found = []
-    for step, value in zip(steps.tolist(), values.tolist(), strict=True):
-        constant = own.get(step)
-        end = int(np.searchsorted(when, step, side="right"))
-        before = losses[max(0, end - window) : end]
-        if constant is not None and constant > 0 and len(before) >= window // 2 and reference > 0:
-            found.append((step, 1 - float(before.mean()) / reference, 1 - value / constant))
-    return found
-
-
-def _input_shift(history: History, moved: float, scaled: float) -> Cause | None:
-    """How the model's input in validation differs from that in training."""
-    names = ("model_input_mean", "model_input_std", "val_input_mean", "val_input_std")
-    mean, std, val_mean, val_std = (float(np.median(v)) if len(v := history.series(n)[1]) else np.nan for n in names)
-    if not std > 0 or not val_std > 0:
-        return None
-    distance, factor = abs(val_mean - mean) / std, max(val_std / std, std / val_std)
-    if distance <= moved and factor <= scaled:
-        return None
-    return (
-        f"the input has mean {val_mean:.3g} and standard deviation {val_std:.3g} in validation, {mean:.3g} and "
-        f"{std:.3g} in training",
-        (),
-        (
-            Reading("distance of the inputs' means, in standard deviations", distance, moved),
-            Reading("factor between their standard deviations", factor, scaled),
-        ),
-    )
-
-
-def _lag(history: History, moved: float, scaled: float) -> Cause | None:
-    """Batch norms whose gathered statistics are not those that they see."""
-    means, stds = history.latest("running_mean"), history.latest("running_std")
-    tables = history.table("input_mean"), history.table("input_std")
-    off = wiring.switched_off(history)
-    found: dict[str, tuple[float, float, float, float]] = {}
-    for layer in history.facts.layers:
-        if layer.name not in means or layer.name in off or any(layer.name not in t.columns for t in tables):
-            continue
-        mean, std = (float(np.median(t.values[-5:, t.columns.index(layer.name)])) for t in tables)
-        held = stds[layer.name]
-        if std > 0 and held > 0:
-            distance, factor = abs(means[layer.name] - mean) / std, max(held / std, std / held)
-            if distance > moved or factor > scaled:
-                found[layer.name] = distance, factor, mean, std
-    if not found:
-        return None
-    name = next(iter(found))
-    distance, factor, mean, std = found[name]
-    return (
-        f"the batch norm {spoken(name)} holds mean {means[name]:.3g} and standard deviation {stds[name]:.3g} for "
-        f"evaluation, and sees {mean:.3g} and {std:.3g} in training",
-        tuple(found),
-        (Reading(f"distance of the means of {name}, in standard deviations", distance, moved),
-         Reading(f"factor between the standard deviations of {name}", factor, scaled)),
-    )  # fmt: skip
 
 
 def _preprocess() -> Remedy:
@@ -211,7 +145,7 @@ FIRES: tuple[History, ...] = (
 QUIET: tuple[History, ...] = (
     _history([0.5, 0.4, 0.3]),  # healthy
     _history([0.02], loss=0.01),  # converged
-    _history([0.6, 0.5], shift=1.0),  # another input, and no harm
+    _history([0.45, 0.42], shift=3.0),  # another input, and no harm
     _history([0.7, 1.5, 2.5]),  # overfitting
     _history([2.5], loss=2.2),  # too early
 )

@@ -11,6 +11,7 @@ from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
 from netdoctor.rules.base import rule
+from netdoctor.trends import noise
 
 
 @rule(Severity.WARNING, explains=("loss-plateau", "not-learning"))
@@ -19,7 +20,7 @@ def underfitting(
     *,
     patience: int = 150,  # steps
     floor: float = 0.1,  # of the constant prediction's loss: below, there is little left to learn
-    pace: float = 0.1,  # of the loss: what it fell over the last half; more is still learning
+    pace: float = 0.15,  # of the loss: what it may have fallen over the last half, its noise included
     structure: float = 0.3,  # correlation of neighbours' errors: 0.12 with 2/3 noise, 0.26 with a fifth of labels wrong
     kept: float = 0.5,  # of the correlation at the start: so much of the structure is still in the errors
     samples: int = 6,  # of it since the loss is flat: 32 pairs each, known to 0.08
@@ -39,22 +40,25 @@ def underfitting(
 
     ## When it is wrong
     Bottlenecks on purpose (a code of two numbers for a picture) are too narrow by design. Between far neighbours in
-    many dimensions the correlation is weak even if there is structure: it is then not reported. Without a validation
-    loss it is a note.
+    many dimensions the correlation is weak even if there is structure: it is then not reported.
 
     ## References
     Goodfellow et al. 2016, Deep Learning, section 5.2. Miller et al. 1998, Lack-of-fit tests without replicates.
     """
     run = progress(history)
     steps, agreement = history.series("residual_agreement")
+    val, own = history.series("val_loss")[1], history.series("val_constant_loss")[1]
     if run is None or run.constant is None or run.steps < patience:
         yield Skipped(UNTOLD if run is None or run.constant is None else f"fewer than {patience} steps")
         return
+    if not len(val) or not len(own):
+        yield Skipped("no validation loss seen")
+        return
     losses = history.series("loss")[1]
     half = losses[len(losses) // 2 :]
-    parts = max(len(half) // 5, 1)
+    parts = max(len(half) // 3, 1)
     fall = float(half[:parts].mean() - half[-parts:].mean())
-    if run.falling and fall > pace * abs(run.recent):
+    if fall + 2 * noise(half) * (2 / parts) ** 0.5 > pace * abs(run.recent):
         return
     if run.recent < floor * run.constant or run.gain < -floor:
         return
@@ -71,25 +75,22 @@ def underfitting(
     thin = _narrowest(history.facts)
     if not run.learned and not (thin is None or thin.units <= narrow):
         return
-    val, own = history.series("val_loss")[1], history.series("val_constant_loss")[1]
-    behind = float(val[-1]) / float(own[-1]) - run.recent / run.constant if len(val) and len(own) else None
-    if behind is not None and behind > gap:
+    if float(val[-1]) / float(own[-1]) - run.recent / run.constant > gap:
         return
     what = "the model is linear"
     if thin is not None:
         what = f"its narrowest layer, {spoken(thin.name)}, has {thin.units} units"
-    beside = f", {val[-1]:.3g} in validation" if len(val) else ""
     yield Evidence(
-        message=f"The loss stays at {run.recent:.3g}{beside} ({run.constant:.3g} for a constant prediction), and the "
-        f"errors of samples that are close together agree by {mean:.2f}, {structure:g} is much: {what}.",
+        message=f"The loss stays at {run.recent:.3g}, {val[-1]:.3g} in validation ({run.constant:.3g} for a constant "
+        f"prediction), and the errors of samples that are close together agree by {mean:.2f}, {structure:g} is much: "
+        f"{what}.",
         layers=(thin.name,) if thin is not None and thin.name else (),
         readings=(
             Reading("correlation of neighbours' errors", mean, structure, "", (int(steps[-len(lately)]), run.steps)),
             Reading("training loss", run.recent, floor * run.constant, "loss", (run.steps // 2, run.steps)),
-            *((Reading("validation loss", float(val[-1]), None, "loss"),) if len(val) else ()),
+            Reading("validation loss", float(val[-1]), None, "loss"),
         ),
-        confidence=0.8 if behind is not None else 0.6,
-        severity=None if behind is not None else Severity.NOTE,
+        confidence=0.8,
         remedies=(_widen(history.facts, thin),),
     )
 
@@ -97,7 +98,11 @@ def underfitting(
 def _narrowest(facts: Facts) -> Layer | None:
     """The hidden layer of the fewest units; None in a model without nonlinearity."""
     called = [layer for layer in facts.layers if layer.called and layer.kind in WEIGHTED]
-    bent = any(x.kind in ("recurrent", "attention") or x.nonlinearity not in ("", "identity") for x in called)
+    bent = any(
+        x.kind in ("recurrent", "attention") or x.function or x.nonlinearity not in ("", "identity")
+        for x in facts.layers
+        if x.called
+    )
     hidden = [layer for layer in called if layer.units and layer.name != facts.loss.layer]
     return min(hidden, key=lambda layer: layer.units) if hidden and bent else None
 
@@ -148,6 +153,6 @@ QUIET: tuple[History, ...] = (
     _history([0.01] * 200, _ALIKE, 0.01),  # converged
     _history(_FLAT, [0.1 * (i % 3) for i in range(200)]),  # the rest is noise
     _history(_FLAT, _ALIKE, 0.9),  # overfitting
-    _history(_FLAT, _ALIKE, None),  # no validation: a note
+    _history(_FLAT, _ALIKE, None),  # no validation
     _history(_FLAT[:100], _ALIKE),  # too early
 )

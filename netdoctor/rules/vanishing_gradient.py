@@ -19,7 +19,7 @@ from netdoctor.rules.base import rule
 BOUNDED = {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid"}
 
 
-@rule(Severity.WARNING, explains=("saturated-units", "covariate-shift", "loss-plateau", "not-learning"))
+@rule(Severity.WARNING, explains=("saturated-units", "covariate-shift", "underfitting", "loss-plateau", "not-learning"))
 def vanishing_gradient(
     history: History,
     *,

@@ -11,16 +11,17 @@ from netdoctor import remedies
 from netdoctor.facts import Facts, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import chosen_weights
+from netdoctor.progress import chosen_weights, progress
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=("learning-rate-too-large", "exploding-gradient", "non-finite", "loss-plateau"))
+@rule(Severity.WARNING, explains=("exploding-gradient", "non-finite", "loss-plateau"))
 def weight_growth(
     history: History,
     *,
     factor: float = 3.0,  # times the start, median over the weights
     straight: float = 0.8,  # growth over the length of the way: 1 where each step is outward; healthy runs below 0.77
+    faster: float = 2.0,  # growth of the last half of the run over that of the first, unless the loss falls below zero
     patience: int = 10,  # samples in the last half of the run
     shortest: int = 50,  # steps
 ) -> Iterator[Evidence | Skipped]:
@@ -28,8 +29,8 @@ def weight_growth(
 
     ## What it looks at
     Over the last half of the run: how much the rms of each weight grew, against the sum of its updates. It speaks where
-    the weights are three times as large as at the start, nearly all of every step goes outward, and they grow no slower
-    than before.
+    the weights are three times as large as at the start, nearly all of every step goes outward, and they grow faster
+    and faster, or buy a negative loss that still falls.
 
     ## Why it matters
     A loss without a lower bound (a critic without constraint, a penalty with the wrong sign, a reward that scale can
@@ -53,14 +54,17 @@ def weight_growth(
         return
     first, values = table.first[chosen], table.values[:, chosen].astype(float)
     places = [updates.columns.index(table.columns[place]) for place in chosen]
-    way = np.nanmean(updates.values[half:, places].astype(float), 0) * float(table.steps[-1] - table.steps[half])
+    steps = updates.values[half:, places].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        growth, outward = values[-1] / first, (values[-1] - values[half]) / way
-        faster = (values[-1] - values[half]) - (values[half] - first)
+        way = np.nan_to_num(steps).mean(0) * float(table.steps[-1] - table.steps[half])
+        growth, outward = values[-1] / first, np.minimum((values[-1] - values[half]) / way, 1.0)
+        gain = (values[-1] - values[half]) - faster * (values[half] - first)
     usable = np.isfinite(growth) & np.isfinite(outward)
     if not usable.any() or np.median(growth[usable]) < factor or np.median(outward[usable]) < straight:
         return
-    if np.median(faster[usable]) < 0:
+    run = progress(history)
+    bought = run is not None and run.recent < min(run.start, 0.0) and run.falling
+    if np.median(gain[usable]) < 0 and not bought:
         return
     worst = int(np.argmax(np.where(usable, growth, 0.0)))
     owners = {parameter.name: parameter.layer for parameter in history.facts.parameters}
@@ -125,10 +129,11 @@ def _history(count: int, power: float, outward: float) -> History:
     )
 
 
-FIRES: tuple[History, ...] = (_history(100, 1.5, 0.95),)
+FIRES: tuple[History, ...] = (_history(100, 2.0, 0.95),)
 QUIET: tuple[History, ...] = (
     _history(100, 0.3, 0.3),  # healthy
     _history(100, 0.5, 0.9),  # slows down
-    _history(100, 1.5, 0.4),  # grows, but goes to and fro
-    _history(30, 1.5, 0.95),  # too early
+    _history(100, 1.0, 0.9),  # targets of large scale draw it
+    _history(100, 2.0, 0.4),  # grows, but goes to and fro
+    _history(30, 2.0, 0.95),  # too early
 )

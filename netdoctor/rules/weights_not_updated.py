@@ -13,7 +13,7 @@ from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.ERROR, explains=("loss-plateau", "not-learning"))
+@rule(Severity.ERROR, explains=("underfitting", "loss-plateau", "not-learning"))
 def weights_not_updated(
     history: History,
     *,

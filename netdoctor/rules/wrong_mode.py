@@ -19,8 +19,8 @@ def wrong_mode(
     history: History,
     *,
     samples: int = 5,  # sampled steps in evaluation mode before it speaks
-    passes: int = 2,  # validation passes in training mode
-    apart: int = 5,  # steps between them; losses without gradients at every step are a log, or a teacher's
+    apart: int = 5,  # steps between validation passes; losses without gradients at every step are a log, a teacher's
+    late: int = 20,  # steps before the first pass, where there is only one
     identity: float = 0.01,  # of the input's spread: a batch norm that has gathered nothing changes less than this
     least: float = 0.05,  # probability of dropout that makes a difference
 ) -> Iterator[Evidence | Skipped]:
@@ -54,7 +54,7 @@ def wrong_mode(
     if not layers:
         return
     yield from _training(history, layers, modes, samples, identity)
-    yield from _validation(history, layers, passes, apart)
+    yield from _validation(history, layers, apart, late)
 
 
 def _training(
@@ -108,17 +108,19 @@ def _gathered_nothing(history: History, norms: list[str], identity: float) -> bo
     return True
 
 
-def _validation(history: History, layers: list[Layer], passes: int, apart: int) -> Iterator[Evidence]:
+def _validation(history: History, layers: list[Layer], apart: int, late: int) -> Iterator[Evidence]:
     steps, shares = history.series("val_training_share")
     wrong = steps[shares == 1]
-    if len(wrong) < passes or shares[-1] < 1 or np.median(np.diff(wrong)) < apart:
+    if not len(wrong) or shares[-1] < 1:
+        return
+    if (wrong[0] < late) if len(wrong) == 1 else np.median(np.diff(wrong)) < apart:
         return
     what = {
         "batch norms use and gather the statistics of the validation data": any(map(wiring.is_batch_norm, layers)),
         "dropout is at work": any(layer.kind == "dropout" for layer in layers),
     }
     yield Evidence(
-        message=f"{len(wrong)} of {len(shares)} validation passes ran in training mode, the last one after step "
+        message=f"{len(wrong)} of {len(shares)} validation passes ran in training mode, the latest after step "
         f"{wrong[-1]}: {' and '.join(text for text, true in what.items() if true)}.",
         layers=tuple(layer.name for layer in layers),
         readings=(Reading("validation passes in training mode", float(len(wrong)), 0.0),),

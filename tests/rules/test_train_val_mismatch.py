@@ -1,0 +1,81 @@
+"""train-val-mismatch on real runs: digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from netdoctor.findings import Finding
+from netdoctor.rules.train_val_mismatch import train_val_mismatch as rule
+from tests.rules.training import digits, mlp, train
+
+Change = Callable[[Tensor], Tensor]
+
+
+def run(model: nn.Module, change: Change, steps: int = 120, count: int = 1400, rate: float = 2e-3) -> list[Finding]:
+    """Validated every 20 steps, on inputs that are changed."""
+    inputs, targets = digits()
+    data, validation = (inputs[:count], targets[:count]), (change(inputs[1400:]), targets[1400:])
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    return list(train(rule, model, optimizer, steps, data, validation=validation)[0])
+
+
+def normed(momentum: float) -> nn.Sequential:
+    torch.manual_seed(0)
+    norms = [nn.BatchNorm1d(64, momentum=momentum) for _ in range(2)]
+    model = mlp()
+    return nn.Sequential(model[0], norms[0], nn.ReLU(), model[2], norms[1], nn.ReLU(), model[4])
+
+
+def test_another_scale_in_validation_is_named_with_its_numbers() -> None:
+    found = run(mlp(), lambda x: 5 * x + 12)
+    assert found[0].step <= 60
+    assert "the input has mean" in found[-1].message
+    assert found[-1].confidence > 0.9
+    assert not found[-1].layers
+
+
+def test_batch_norms_that_gather_too_slowly_are_named_and_cured() -> None:
+    model = normed(momentum=1e-4)
+    found = run(model, lambda x: x)
+    assert found[0].step <= 80
+    assert set(found[-1].layers) <= {"1", "4"}
+    found[-1].remedies[0].apply(model)
+    assert not run(model, lambda x: x, steps=60)
+
+
+def test_another_order_of_the_pixels_shows_in_the_loss_alone() -> None:
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    found = run(mlp(), lambda x: x[:, order])
+    assert found
+    assert "the validation data, their preprocessing or the mode" in found[-1].message
+
+
+def test_quiet_on_healthy_runs_on_harmless_differences_and_on_overfitting() -> None:
+    assert not run(mlp(), lambda x: x, steps=200)
+    assert not run(normed(0.1), lambda x: x)
+    assert not run(mlp(), lambda x: 1.3 * x + 0.3)  # another camera, and no harm
+    assert not run(mlp(width=256), lambda x: x, steps=300, count=100)
+    assert not run(mlp(), lambda x: x, steps=40, rate=1e-6)  # too early
+
+
+def test_a_metric_in_other_units_is_none_of_it() -> None:
+    """Trained on a scaled target, validated in its own unit."""
+    torch.manual_seed(0)
+    inputs = torch.randn(500, 64)
+    targets = torch.tanh(inputs[:, :1] + inputs[:, 1:2])
+    model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 1))
+    optimizer, loss = torch.optim.Adam(model.parameters(), 1e-2), nn.MSELoss()
+    import netdoctor
+
+    with netdoctor.watch(model, reporters=[], rules=[rule], every=5) as monitor:
+        for step in range(1, 201):
+            optimizer.zero_grad()
+            loss(model(inputs[:400]), targets[:400]).backward()
+            optimizer.step()
+            if step % 20 == 0:
+                with torch.no_grad():
+                    loss(1000 * model(inputs[400:]), 1000 * targets[400:])
+        assert not monitor.diagnose().findings
