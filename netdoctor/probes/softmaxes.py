@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,16 @@ SIDE = 16  # samples and queries looked at for each softmax: its mean entropy is
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples spread evenly over an interval and over the heads within it
 Softmaxes = tuple[tuple[str, ...], Transfer]  # columns, and `FIELDS` of each: [columns, 3]
 WAY = 16  # nodes from a softmax up to the product of queries and keys: scale, mask, bias, views
+PRODUCTS = {  # nodes of matrix products, and where they keep their factors
+    "BmmBackward0": ("_saved_self", "_saved_mat2"),
+    "MmBackward0": ("_saved_self", "_saved_mat2"),
+    "BaddbmmBackward0": ("_saved_batch1", "_saved_batch2"),
+}
+PASSED = (  # nodes between the product and the softmax that leave the logits as they are, or mask them
+    *("MulBackward0", "MulBackward1", "DivBackward0", "DivBackward1", "MaskedFillBackward0", "AddBackward0"),
+    *("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "ExpandBackward0", "CloneBackward0"),
+    *("ToCopyBackward0", "WhereBackward0"),
+)
 MASKED = -1e4  # below, a logit is a mask's, written as a large negative number
 FIELDS = ("softmax_entropy", "softmax_balance", "attention_logit")
 
@@ -48,7 +59,7 @@ def describe(
         if kind in ("SoftmaxBackward0", "SafeSoftmaxBackward0"):
             axis = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
             shares = node._saved_result.detach().movedim(axis, -1)
-            found[name] = _written_out(shares, _of_products(node, outputs), shares.shape[-1] == units.get(name))
+            found[name] = _written_out(shares, _products(node, outputs), shares.shape[-1] == units.get(name))
         elif kind.startswith("ScaledDotProduct"):
             found[name] = _attention(node)
     if not found:
@@ -71,15 +82,39 @@ def _inside(outputs: Mapping[Node, str], attention: Container[str]) -> dict[Node
     return names
 
 
-def _of_products(node: Node, outputs: Container[Node]) -> bool:
-    """Whether the way up from a softmax meets a matrix product before any layer's output."""
+@dataclass(frozen=True)
+class _Products:
+    """The products of queries and keys that a softmax is made of: [n, queries, width], [n, width, keys], their factor.
+
+    Tensors are None where the way to the softmax is not known to be a factor and a mask.
+    """
+
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+    scale: float = 1.0
+
+
+def _products(node: Node, outputs: Container[Node]) -> _Products | None:
+    """What stands at the way up from a softmax; None where a layer's output comes before any matrix product."""
+    scale, clear = 1.0, True
     for _ in range(WAY):
         node = next((child for child, _ in node.next_functions if child is not None), None)
         if node is None or node in outputs:
-            return False
-        if node.name() in ("BmmBackward0", "MmBackward0", "BaddbmmBackward0"):
-            return True
-    return False
+            return None
+        kind = node.name()
+        if kind in PRODUCTS:
+            first, second = (getattr(node, name) for name in PRODUCTS[kind])
+            known = clear and first is not None and second is not None and first.ndim == 3
+            return _Products(first.detach(), second.detach(), scale) if known else _Products()
+        factor = 1.0
+        if kind in ("MulBackward0", "MulBackward1", "DivBackward0", "DivBackward1"):
+            other = node._saved_other
+            constant = other is not None and (not isinstance(other, Tensor) or other.numel() == 1)
+            clear &= constant and not (isinstance(other, Tensor) and other.is_cuda)  # it would have to be waited for
+            factor = float(other) if clear else 1.0
+        scale *= factor if kind.startswith("Mul") else 1 / factor
+        clear &= kind in PASSED
+    return None
 
 
 def _attention(node: Node) -> Tensor:
@@ -102,21 +137,23 @@ def _attention(node: Node) -> Tensor:
     return _summary(shares, logits.masked_fill(masked, 0).abs().amax())
 
 
-def _written_out(shares: Tensor, attention: bool, gate: bool) -> Tensor:
-    """Of the result of a softmax [..., queries, keys]: at least half the range of a row's logits is its largest."""
-    if shares.ndim < 3:
-        some = shares.reshape(-1, 1, shares.shape[-1])
-        some = some[_spread(len(some), SIDE**2, some.device)].float()
-    else:
-        some = shares.reshape(-1, *shares.shape[-2:])
-        some = some[_spread(len(some), SIDE, some.device)]
-        some = some[:, _spread(some.shape[1], SIDE, some.device)].float()
+def _written_out(shares: Tensor, products: _Products | None, gate: bool) -> Tensor:
+    """Of the result of a softmax [..., queries, keys]; the largest logit is at least half the range of a row's."""
+    flat = shares.reshape(-1, *(shares.shape[-2:] if shares.ndim > 2 else (1, shares.shape[-1])))
+    samples = _spread(len(flat), SIDE if shares.ndim > 2 else SIDE**2, flat.device)
+    queries = _spread(flat.shape[1], SIDE, flat.device)
+    some = flat[samples][:, queries].float()
     least = some.masked_fill(some <= 0, torch.inf).amin(-1).clamp_max(1.0)
-    numbers = _summary(some, (some.amax(-1).clamp_min(1e-30).log() - least.log()).amax() / 2)
-    if not attention:
+    largest = (some.amax(-1).clamp_min(1e-30).log() - least.log()).amax() / 2
+    left, right, scale = (None, None, 1.0) if products is None else (products.queries, products.keys, products.scale)
+    if left is not None and right is not None and (len(right), left.shape[1], right.shape[2]) == flat.shape:
+        logits = left[samples][:, queries].float() @ right[samples].float()
+        possible = (some > 0).any(0)  # a mask leaves these
+        largest = logits.abs().masked_fill(~possible, 0).amax() * abs(scale)
+    numbers = _summary(some, largest)
+    if products is None:
         numbers[2] = torch.nan
-    if not (attention or gate):
-        numbers[1] = torch.nan
+        numbers[1] = numbers[1] if gate else torch.nan
     return numbers
 
 
