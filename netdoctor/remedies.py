@@ -480,3 +480,71 @@ def _gated(model: nn.Module, optimizer: Any, *, name: str, length: int) -> None:
     for group in optimizer.param_groups if optimizer is not None else ():
         group["params"] = [fresh.get(id(parameter), parameter) for parameter in group["params"]]
     _forget(old, optimizer)
+
+
+def slow_groups(factors: Mapping[int, float], then: Remedy) -> Remedy:
+    """Multiply the learning rates of some param groups, each by its factor, and carry out ``then``."""
+    groups = ", ".join(f"of group {index} {1 / factor:.3g}×" for index, factor in factors.items())
+    lines = "".join(f'optimizer.param_groups[{index}]["lr"] *= {factor:.6g}\n' for index, factor in factors.items())
+
+    def treatment(model: nn.Module, optimizer: Any) -> None:
+        if optimizer is None:
+            raise ValueError("this remedy changes learning rates: pass the optimizer, remedy.apply(model, optimizer)")
+        for index, factor in factors.items():
+            optimizer.param_groups[index]["lr"] *= factor
+        then.apply(model, optimizer)
+
+    return Remedy(
+        action=f"Lower the learning rate {groups}. {then.action}",
+        code=lines + then.code,
+        source=f"Bengio 2012, Practical recommendations, section 3.1; {then.source}",
+        effect=then.effect,
+        treatment=treatment,
+    )
+
+
+def balance_experts(gate: Layer, experts: int) -> Remedy:
+    """Fresh weights for a gate, and a bias of its logits that goes up for experts that get less than their share."""
+    std = 0.1 * gate.fan_in**-0.5
+    return Remedy(
+        action="Initialise the gate anew, and raise the logits of the experts that get less than their share",
+        code=f"gate = model.get_submodule({gate.name!r})\n"
+        f"nn.init.normal_(gate.weight, std={std:.3g})\n"
+        "if gate.bias is not None:\n"
+        "    nn.init.zeros_(gate.bias)\n"
+        f"balance = torch.zeros({experts}, device=gate.weight.device)\n\n"
+        "def balanced(module, args, logits):\n"
+        "    logits = logits + balance\n"
+        "    if module.training:\n"
+        f"        load = F.one_hot(logits.detach().argmax(-1).flatten(), {experts}).float().mean(0)\n"
+        f"        balance.add_(0.02 * (1 / {experts} - load).sign())\n"
+        "    return logits\n\n"
+        "gate.register_forward_hook(balanced)",
+        source="Wang et al. 2024, Auxiliary-loss-free load balancing strategy for mixture-of-experts, algorithm 1",
+        effect="every expert gets rows to learn from, without a loss that competes with the task's",
+        treatment=functools.partial(_balance_experts, name=gate.name, std=std),
+    )
+
+
+def _balance_experts(model: nn.Module, optimizer: Any, *, name: str, std: float) -> Any:
+    gate: Any = model.get_submodule(name)
+    nn.init.normal_(gate.weight, std=std)
+    if gate.bias is not None:
+        nn.init.zeros_(gate.bias)
+    _forget(gate, optimizer)
+    return gate.register_forward_hook(_Balance(torch.zeros(len(gate.weight), device=gate.weight.device)))
+
+
+class _Balance:
+    """Forward hook: a bias that rises for what is chosen less than its share."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        self.bias = bias
+
+    def __call__(self, module: nn.Module, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits + self.bias.to(logits.dtype)
+        if module.training:
+            count = len(self.bias)
+            chosen = nn.functional.one_hot(logits.detach().argmax(-1).flatten(), count)
+            self.bias = self.bias + 0.02 * (1 / count - chosen.float().mean(0)).sign()
+        return logits

@@ -19,10 +19,14 @@ from netdoctor.rules.base import rule
 @rule(
     Severity.WARNING,
     explains=(
+        "logit-growth",
+        "attention-collapse",
         "exploding-gradient",
         "non-finite",
+        "vanishing-gradient",
         "saturated-units",
         "dead-units",
+        "representation-collapse",
         "covariate-shift",
         "loss-plateau",
         "not-learning",

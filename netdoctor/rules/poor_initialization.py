@@ -21,6 +21,7 @@ CAUSED = (
     "vanishing-gradient",
     "saturated-units",
     "dead-units",
+    "representation-collapse",
     "covariate-shift",
     "loss-plateau",
     "not-learning",

@@ -1,0 +1,72 @@
+"""What the softmaxes inside a model do: attention, and gates over experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdoctor import remedies
+from netdoctor.findings import Remedy
+from netdoctor.history import History
+
+Array = NDArray[np.float64]
+USUAL = 3.0  # largest of a few hundred logits of variance 1
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """One softmax inside the model.
+
+    Attributes:
+        name: The attention layer that it is part of, else the layer before it: the queries', a gate.
+        attention: Whether its logits are products of queries and keys.
+        steps: Steps of the readings.
+        entropy: Mean entropy of its rows over that of equal shares, in each of the thorough samples.
+        balance: The same of the mean row.
+        logits: Largest logit of attention, NaN for gates.
+    """
+
+    name: str
+    attention: bool
+    steps: NDArray[np.int64]
+    entropy: Array
+    balance: Array
+    logits: Array
+
+
+def softmaxes(history: History) -> list[Softmax]:
+    """Of the layers that are known, in the order of the graph."""
+    table, known = history.table("softmax_entropy"), {layer.name for layer in history.facts.layers}
+    others = [history.table(name) for name in ("softmax_balance", "attention_logit")]
+    found = []
+    for place, name in enumerate(table.columns):
+        seen = np.isfinite(table.values[:, place])
+        if name in known and seen.any() and all(len(other) == len(table) for other in others):
+            balance, logits = (other.values[seen, other.columns.index(name)].astype(float) for other in others)
+            entropy = table.values[seen, place].astype(float)
+            found.append(Softmax(name, bool(np.isfinite(logits[0])), table.steps[seen], entropy, balance, logits))
+    return found
+
+
+def quieter(sharp: list[Softmax]) -> Remedy:
+    """Scale the queries so that the logits have variance 1 again."""
+    factors = {each.name: USUAL / max(float(each.logits[-1]), USUAL) for each in sharp}
+    return remedies.scale_weights(
+        factors,
+        f"Scale the queries down: logits of {max(float(each.logits[-1]) for each in sharp):.3g} become {USUAL:g}",
+        "Vaswani et al. 2017, Attention is all you need, section 3.2.1",
+        "each query attends to all keys until it has learned which count",
+    )
+
+
+def normed() -> Remedy:
+    """Normalise queries and keys."""
+    return Remedy(
+        action="Normalise queries and keys, each over the width of its head, before their product",
+        code="query, key = nn.RMSNorm(width)(query), nn.RMSNorm(width)(key)  # modules of their own, made in __init__\n"
+        "scores = query @ key.transpose(-2, -1) / math.sqrt(width)",
+        source="Henry et al. 2020, Query-key normalization; Dehghani et al. 2023, ViT-22B, section 2",
+        effect="no logit exceeds the root of the width, whatever the weights do",
+    )
