@@ -22,14 +22,14 @@ SCORES = ("softmax", "log_softmax")  # of classes: where these become one, the c
 def representation_collapse(
     history: History,
     *,
-    alike: float = 0.1,  # spread over the batch, of the output's size: 1 % of its energy; healthy embeddings 0.3
+    alike: float = 0.15,  # spread over the batch, of the output's size: 2 % of its energy; healthy embeddings 0.26
     varied: float = 0.3,  # the same of the input: less is a batch that is alike from the start
     fall: float = 3.0,  # × by which it must have fallen
     flat: float = 2.5,  # dimensions in which an embedding is a line, where its spread is as large as ever
-    code: float = 0.03,  # of a code's mean against its noise: 5e-4 nats a unit; healthy codes start at 0.15
+    code: float = 0.04,  # of a code's mean against its noise: 8e-4 nats a unit; healthy codes begin at 0.05 and rise
     lost: float = 0.5,  # of the dimensions over attention without shortcuts; with them they grow
-    samples: int = 4,  # latest readings that must agree
-    patience: int = 50,  # steps before a code is judged: healthy ones may shrink at first
+    samples: int = 3,  # readings that must agree
+    patience: int = 40,  # steps before a code is judged
     batch: int = 8,  # samples in a batch
     learned: float = 0.5,  # of the loss: beyond, attention without shortcuts does its work
 ) -> Iterator[Evidence | Skipped]:
@@ -62,11 +62,11 @@ def representation_collapse(
         return
     found = _outputs_alike(history, alike, varied, fall, flat, samples)
     if found is None and history.step >= patience:
-        found = _code_unused(history, code, samples)
+        found = _code_unused(history, code, fall, samples)
     if found is None:
         state = progress(history)
         if state is None or state.gain < learned:
-            found = _averaged(history, lost)
+            found = _averaged(history, lost, samples)
     if found is not None:
         yield found
 
@@ -112,7 +112,7 @@ def _outputs_alike(
     return None
 
 
-def _code_unused(history: History, bound: float, samples: int) -> Evidence | None:
+def _code_unused(history: History, bound: float, fall: float, samples: int) -> Evidence | None:
     """A random code, mean plus noise, whose mean no longer depends on the input."""
     layers = {layer.name: layer for layer in history.facts.layers if layer.called}
     for layer in layers.values():
@@ -127,7 +127,7 @@ def _code_unused(history: History, bound: float, samples: int) -> Evidence | Non
             continue
         ratio = np.max(said, 0) / np.maximum(given, 1e-30)
         now = float(ratio[-samples:].max())
-        if not 0 < now <= bound or now > float(ratio[0]) / 2:
+        if not 0 < now <= bound or now > float(ratio[0]) / fall:
             continue
         return Evidence(
             message=f"The code carries nothing of the input: what {spoken(sources[0].name)} says varies by "
@@ -154,9 +154,11 @@ def _code_unused(history: History, bound: float, samples: int) -> Evidence | Non
     return None
 
 
-def _averaged(history: History, lost: float) -> Evidence | None:
+def _averaged(history: History, lost: float, samples: int) -> Evidence | None:
     """Attention after attention, none with a shortcut: what goes in is averaged away."""
-    ranks = history.first("effective_rank")
+    table, ranks = history.table("effective_rank"), {}
+    if len(table) >= samples:
+        ranks = dict(zip(table.columns, table.values[:samples].mean(0).tolist(), strict=True))
     stack: list[Layer] = []
     for layer in history.facts.layers:
         if layer.called and layer.kind == "attention":
@@ -280,13 +282,14 @@ QUIET: tuple[History, ...] = (
     _embedding([0.6] * 7),  # healthy
     _embedding([0.3, 0.1, 0.09, 0.09, 0.2, 0.4, 0.5]),  # for a while only
     _embedding([0.05] * 7),  # from the start: an offset
-    _embedding([0.6, 0.3, 0.05]),  # too early
+    _embedding([0.6, 0.05]),  # too early
     _embedding(
         [0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(loss=Loss("mse", ("Mse",), targets=(64, 32)))
     ),
     _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(batch=4)),
     _coded([0.15, 0.1, 0.2, 0.6, 0.9, 0.9, 0.9, 0.9]),
-    _coded([0.15, 0.02, 0.02, 0.02, 0.02, 0.02]),  # too early
+    _coded([0.15, 0.02, 0.02, 0.02]),  # too early
+    _coded([0.05, 0.03, 0.03, 0.03, 0.03, 0.03]),  # small from the start
     _attended(residual=True, rank=1.3),
     _attended(residual=False, rank=4.0),
     History(),
