@@ -332,7 +332,7 @@ def warm_up(steps: int) -> Remedy:
 
 
 def scale_weights(factors: Mapping[str, float], action: str, source: str, effect: str) -> Remedy:
-    """Multiply weights and biases of layers, each by its factor; of attention layers those of the queries."""
+    """Multiply weights and biases of layers, each by its factor; of attention layers those of queries and keys."""
     entries = "".join(f'\n    "{name}": {factor:.4g},' for name, factor in factors.items())
     return Remedy(
         action=action,
@@ -341,7 +341,7 @@ def scale_weights(factors: Mapping[str, float], action: str, source: str, effect
         "    layer = model.get_submodule(name)\n"
         "    with torch.no_grad():\n"
         "        if isinstance(layer, nn.MultiheadAttention):\n"
-        "            layer.in_proj_weight[: layer.embed_dim] *= factor  # the queries\n"
+        "            layer.in_proj_weight[: 2 * layer.embed_dim] *= factor  # queries and keys\n"
         "        else:\n"
         "            for parameter in layer.parameters(recurse=False):\n"
         "                parameter *= factor",
@@ -356,7 +356,7 @@ def _scale_weights(model: nn.Module, optimizer: Any, *, factors: dict[str, float
         for name, factor in factors.items():
             layer: Any = model.get_submodule(name)
             if isinstance(layer, nn.MultiheadAttention):
-                layer.in_proj_weight[: layer.embed_dim].mul_(factor)
+                layer.in_proj_weight[: 2 * layer.embed_dim].mul_(factor)
             else:
                 for parameter in layer.parameters(recurse=False):
                     parameter.mul_(factor)
@@ -482,46 +482,61 @@ def _gated(model: nn.Module, optimizer: Any, *, name: str, length: int) -> None:
     _forget(old, optimizer)
 
 
-def slow_groups(factors: Mapping[int, float], then: Remedy) -> Remedy:
-    """Multiply the learning rates of some param groups, each by its factor, and carry out ``then``."""
+def slow_groups(factors: Mapping[int, float]) -> Remedy:
+    """Multiply the learning rates of some param groups, each by its factor."""
     groups = ", ".join(f"of group {index} {1 / factor:.3g}×" for index, factor in factors.items())
-    lines = "".join(f'optimizer.param_groups[{index}]["lr"] *= {factor:.6g}\n' for index, factor in factors.items())
+    return Remedy(
+        action=f"Lower the learning rate {groups}",
+        code="\n".join(f'optimizer.param_groups[{index}]["lr"] *= {factor:.6g}' for index, factor in factors.items()),
+        source="Bengio 2012, Practical recommendations, section 3.1",
+        treatment=functools.partial(_slow_groups, factors=dict(factors)),
+    )
+
+
+def _slow_groups(model: nn.Module, optimizer: Any, *, factors: dict[int, float]) -> None:
+    if optimizer is None:
+        raise ValueError("this remedy changes learning rates: pass the optimizer, remedy.apply(model, optimizer)")
+    for index, factor in factors.items():
+        optimizer.param_groups[index]["lr"] *= factor
+
+
+def in_turn(first: Remedy, second: Remedy) -> Remedy:
+    """Both, one after the other."""
 
     def treatment(model: nn.Module, optimizer: Any) -> None:
-        if optimizer is None:
-            raise ValueError("this remedy changes learning rates: pass the optimizer, remedy.apply(model, optimizer)")
-        for index, factor in factors.items():
-            optimizer.param_groups[index]["lr"] *= factor
-        then.apply(model, optimizer)
+        first.apply(model, optimizer)
+        second.apply(model, optimizer)
 
     return Remedy(
-        action=f"Lower the learning rate {groups}. {then.action}",
-        code=lines + then.code,
-        source=f"Bengio 2012, Practical recommendations, section 3.1; {then.source}",
-        effect=then.effect,
-        treatment=treatment,
+        action=f"{first.action}; then {second.action[:1].lower()}{second.action[1:]}",
+        code=f"{first.code}\n{second.code}",
+        source=f"{first.source}; {second.source}",
+        effect=second.effect,
+        treatment=treatment if first.applicable and second.applicable else None,
     )
 
 
 def balance_experts(gate: Layer, experts: int) -> Remedy:
-    """Fresh weights for a gate, and a bias of its logits that goes up for experts that get less than their share."""
+    """Fresh weights for a gate, and the gradient of a balance loss as large as its own while experts are unequal."""
     std = 0.1 * gate.fan_in**-0.5
     return Remedy(
-        action="Initialise the gate anew, and raise the logits of the experts that get less than their share",
+        action="Initialise the gate anew, and give it the gradient of a balance loss",
         code=f"gate = model.get_submodule({gate.name!r})\n"
         f"nn.init.normal_(gate.weight, std={std:.3g})\n"
         "if gate.bias is not None:\n"
-        "    nn.init.zeros_(gate.bias)\n"
-        f"balance = torch.zeros({experts}, device=gate.weight.device)\n\n"
+        "    nn.init.zeros_(gate.bias)\n\n"
         "def balanced(module, args, logits):\n"
-        "    logits = logits + balance\n"
-        "    if module.training:\n"
-        f"        load = F.one_hot(logits.detach().argmax(-1).flatten(), {experts}).float().mean(0)\n"
-        f"        balance.add_(0.02 * (1 / {experts} - load).sign())\n"
-        "    return logits\n\n"
+        "    if not logits.requires_grad:\n"
+        "        return\n"
+        "    chances = logits.detach().softmax(-1).flatten(0, -2)\n"
+        f"    load = F.one_hot(chances.argmax(-1), {experts}).to(chances).mean(0)\n"
+        f"    excess = ({experts} * (load * chances.mean(0)).sum() - 1).clamp(0, 1)\n"
+        "    push = chances * (load - (chances * load).sum(-1, keepdim=True))\n"
+        "    push = (excess * push / push.norm().clamp_min(1e-12)).view_as(logits)\n"
+        "    logits.register_hook(lambda gradient: gradient + 3 * gradient.norm() * push)\n\n"
         "gate.register_forward_hook(balanced)",
-        source="Wang et al. 2024, Auxiliary-loss-free load balancing strategy for mixture-of-experts, algorithm 1",
-        effect="every expert gets rows to learn from, without a loss that competes with the task's",
+        source="Fedus et al. 2022, Switch Transformers, equation 4",
+        effect="every expert gets rows to learn from; where all get the same, nothing is added",
         treatment=functools.partial(_balance_experts, name=gate.name, std=std),
     )
 
@@ -532,19 +547,17 @@ def _balance_experts(model: nn.Module, optimizer: Any, *, name: str, std: float)
     if gate.bias is not None:
         nn.init.zeros_(gate.bias)
     _forget(gate, optimizer)
-    return gate.register_forward_hook(_Balance(torch.zeros(len(gate.weight), device=gate.weight.device)))
+    return gate.register_forward_hook(_balanced)
 
 
-class _Balance:
-    """Forward hook: a bias that rises for what is chosen less than its share."""
-
-    def __init__(self, bias: torch.Tensor) -> None:
-        self.bias = bias
-
-    def __call__(self, module: nn.Module, args: Any, logits: torch.Tensor) -> torch.Tensor:
-        logits = logits + self.bias.to(logits.dtype)
-        if module.training:
-            count = len(self.bias)
-            chosen = nn.functional.one_hot(logits.detach().argmax(-1).flatten(), count)
-            self.bias = self.bias + 0.02 * (1 / count - chosen.float().mean(0)).sign()
-        return logits
+def _balanced(module: nn.Module, args: Any, logits: torch.Tensor) -> None:
+    """Forward hook: add the gradient of experts * sum(load * mean chance), scaled to that of the logits."""
+    if not logits.requires_grad:
+        return
+    chances = logits.detach().softmax(-1).flatten(0, -2)
+    experts = chances.shape[-1]
+    load = nn.functional.one_hot(chances.argmax(-1), experts).to(chances).mean(0)
+    excess = (experts * (load * chances.mean(0)).sum() - 1).clamp(0, 1)
+    push = chances * (load - (chances * load).sum(-1, keepdim=True))
+    push = (excess * push / push.norm().clamp_min(1e-12)).view_as(logits)
+    logits.register_hook(lambda gradient: gradient + 3 * gradient.norm() * push)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from netdoctor import remedies
-from netdoctor.facts import Layer, Parameter, spoken
+from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.history import History
 
 SLOPE_ONE = ("tanh", "elu", "selu", "hardtanh", "softsign")  # a gain of 1 keeps small signals: Xavier is sound here
@@ -114,15 +114,22 @@ def stream(history: History, fewest: int = 2) -> Stream | None:
     last = next((layer for layer in reversed(known.values()) if len(layer.inputs) > fewest), None)
     if last is None or last.inputs[0] not in known:
         return None
-    start, trained = known[last.inputs[0]], {p.layer for p in facts.parameters if p.role == "weight" and p.trainable}
-    between = tuple(known.values())[places[start.name] + 1 : places[last.name]]
-    layers = tuple(layer for layer in between if layer.kind in ("linear", "conv") and layer.name in trained)
+    start = known[last.inputs[0]]
+    layers = tuple(each for each in stacked(facts) if places[start.name] < places[each.name] < places[last.name])
     alone = {layer.inputs[0] for layer in known.values() if len(layer.inputs) == 1}
     ends = tuple(layer for layer in layers if layer.name not in alone)
     given, taken = signals_out(history).get(start.name, 0.0), signals_in(history).get(last.name, math.nan)
     if len(ends) < fewest or not given > 0 or not taken >= 0:
         return None
     return Stream(start, layers, ends, taken / given)
+
+
+def stacked(facts: Facts) -> tuple[Layer, ...]:
+    """The trainable linear and convolutional layers, in the order of execution."""
+    trained = {p.layer for p in facts.parameters if p.role == "weight" and p.trainable}
+    return tuple(
+        layer for layer in facts.layers if layer.called and layer.kind in ("linear", "conv") and layer.name in trained
+    )
 
 
 def signals_in(history: History) -> dict[str, float]:

@@ -14,6 +14,7 @@ from netdoctor.probes.transfer import Transfer
 from netdoctor.structure import Node
 
 SIDE = 16  # samples and queries looked at for each softmax: its mean entropy is known to a few percent
+SAMPLES = 4  # of a fused attention, with all their heads
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples spread evenly over an interval and over the heads within it
 Softmaxes = tuple[tuple[str, ...], Transfer]  # columns, and `FIELDS` of each: [columns, 3]
 WAY = 16  # nodes from a softmax up to the product of queries and keys: scale, mask, bias, views
@@ -118,23 +119,24 @@ def _products(node: Node, outputs: Container[Node]) -> _Products | None:
 
 
 def _attention(node: Node) -> Tensor:
-    """Of a fused attention: its shares are computed anew for some queries of the first sample."""
-    query, key = node._saved_query.detach()[0].float(), node._saved_key.detach()[0].float()  # [heads, length, width]
-    scale = node._saved_scale or query.shape[-1] ** -0.5
-    length = key.shape[-2]
-    places = _spread(query.shape[-2], 2 * SIDE, query.device)
-    if len(key) != len(query):  # grouped queries
-        key = key.repeat_interleave(len(query) // len(key), 0)
-    logits = query[:, places] @ key.transpose(-1, -2) * scale
+    """Of a fused attention: its shares are computed anew for some queries of some samples."""
+    given, seen = node._saved_query.detach(), node._saved_key.detach()  # [samples, heads, length, width]
+    samples = _spread(len(given), SAMPLES, given.device)
+    places = _spread(given.shape[-2], SIDE, given.device)
+    query, key = given[samples][:, :, places].float(), seen[samples].float()
+    scale, length = node._saved_scale or query.shape[-1] ** -0.5, key.shape[-2]
+    if key.shape[1] != query.shape[1]:  # grouped queries
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    logits = query @ key.transpose(-1, -2) * scale
     masked = torch.zeros_like(logits, dtype=torch.bool)
     mask = getattr(node, "_saved_attn_mask", getattr(node, "_saved_attn_bias", None))
     if mask is not None:
-        bias = mask.detach()[..., :length].expand(*node._saved_query.shape[:-1], length)[0][:, places].float()
+        bias = mask.detach()[..., :length].expand(*given.shape[:-1], length)[samples][:, :, places].float()
         logits, masked = logits + bias, bias < MASKED
     if node._saved_is_causal:
         masked = masked | (torch.arange(length, device=key.device) > places[:, None])
     shares = logits.masked_fill(masked, -torch.inf).softmax(-1).nan_to_num(0.0)
-    return _summary(shares, logits.masked_fill(masked, 0).abs().amax())
+    return _summary(shares.flatten(0, 1), logits.masked_fill(masked, 0).abs().amax())
 
 
 def _written_out(shares: Tensor, products: _Products | None, gate: bool) -> Tensor:

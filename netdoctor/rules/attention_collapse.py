@@ -73,7 +73,7 @@ def attention_collapse(
             for each in found
         ),
         confidence=0.85 if start else 0.8,
-        remedies=(quieter(found), normed()),
+        remedies=(quieter(history.facts, found), normed()),
     )
 
 

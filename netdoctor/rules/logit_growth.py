@@ -80,7 +80,7 @@ def _span(softmax: Softmax) -> tuple[int, int]:
 def _slower(history: History, found: list[Softmax], update: float) -> Remedy:
     """Lower the rate of the groups whose steps are large, and scale the queries back."""
     table, groups = history.table("update_ratio"), history.facts.groups
-    rows = np.where(np.isfinite(table.values[:10]), table.values[:10], np.nan)
+    rows = table.values[:3]  # before the weights have grown with their steps
     held = {p.name: p.group for p in history.facts.parameters if p.role == "weight"}
     factors = {}
     for index, group in enumerate(groups):
@@ -88,8 +88,8 @@ def _slower(history: History, found: list[Softmax], update: float) -> Remedy:
         steps = rows[:, columns][np.isfinite(rows[:, columns])]
         if len(steps) and float(np.median(steps)) >= update:
             factors[group.index] = remedies.slower(float(np.median(steps)))
-    scale = quieter(found)
-    return remedies.slow_groups(factors or dict.fromkeys((group.index for group in groups), 0.1), scale)
+    slow = remedies.slow_groups(factors or dict.fromkeys((group.index for group in groups), 0.1))
+    return remedies.in_turn(slow, quieter(history.facts, found))
 
 
 _FACTS = Facts(

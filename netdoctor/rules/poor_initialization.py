@@ -11,7 +11,7 @@ from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
-from netdoctor.stacks import Stack, mean, stacks, stream
+from netdoctor.stacks import Stack, mean, stacked, stacks, stream
 
 CAUSED = (
     "attention-collapse",
@@ -141,6 +141,13 @@ def _residual(history: History, growth: float) -> Iterator[Evidence]:
     if path is None or path.total < growth:
         return
     names, count = tuple(layer.name for layer in path.layers), len(path.ends)
+    fresh = [layer.name for layer in stacked(history.facts)]  # one step was enough to spoil them all
+    scaled = remedies.scale_weights(
+        dict.fromkeys((layer.name for layer in path.ends), count**-0.5),
+        f"Scale the last layer of each of the {count} branches by 1/√{count}",
+        "Zhang et al. 2019, Fixup initialization; De & Smith 2020, SkipInit",
+        "the variance of the stream grows e times at most, however deep it is",
+    )
     yield Evidence(
         message=f"The residual stream grows to {path.total:.2g} times its signal over {count} branches, "
         f"{path.total ** (1 / count):.2g}× each: without normalisation every sum adds as much as is there.",
@@ -148,12 +155,7 @@ def _residual(history: History, growth: float) -> Iterator[Evidence]:
         readings=(Reading("signal at the end of the residual stream over its start", path.total, growth),),
         confidence=0.9,
         remedies=(
-            remedies.scale_weights(
-                dict.fromkeys((layer.name for layer in path.ends), count**-0.5),
-                f"Scale the last layer of each of the {count} branches by 1/√{count}",
-                "Zhang et al. 2019, Fixup initialization; De & Smith 2020, SkipInit",
-                "the variance of the stream grows e times at most, however deep it is",
-            ),
+            remedies.in_turn(remedies.initialise(history.facts, fresh), scaled),
             remedies.normalise(history.facts, names),
         ),
     )
