@@ -17,6 +17,7 @@ CAUSED = (
     "attention-collapse",
     "logit-growth",
     "learning-rate-too-large",
+    "learning-rate-too-small",
     "exploding-gradient",
     "vanishing-gradient",
     "saturated-units",
