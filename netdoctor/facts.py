@@ -115,7 +115,7 @@ class Loss:
         softmax_extent: Over how many values the softmax next to the layer runs; 0 without one.
         softmax_axis: Over which dimension, from 0.
         outputs: Shape of the prediction that the loss takes, () where unknown.
-        targets: Shape of the target, () where unknown.
+        targets: Shape of the target, () where unknown, or where it is an output of the model itself.
         classes: Number of classes, 0 for a regression.
         broadcast: Whether the prediction was expanded to meet the target.
         summed: Whether it is the sum over the batch, not the mean.

@@ -415,7 +415,8 @@ class Recorder:
             graph = structure.trace(root, probe.nodes, *probe.transparent)
             if not self._graph_known:
                 self._learn(graph)
-            self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
+            found = softmaxes.describe(graph.upstream, graph.path.nodes, probe.nodes, probe.layers)
+            self._softmaxes = found or self._softmaxes
             path = graph.path
         elif many and not self.history.facts.loss.outputs:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -509,3 +509,235 @@ def _weights_in_float32(model: nn.Module, optimizer: Any) -> Any:
 def _given_in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     halves = (torch.bfloat16, torch.float16)
     return tuple(a.float() if isinstance(a, torch.Tensor) and a.dtype in halves else a for a in args)
+
+
+def scale_weights(factors: Mapping[str, float], action: str, source: str, effect: str) -> Remedy:
+    """Multiply weights and biases of layers, each by its factor; of attention layers those of queries and keys."""
+    entries = "".join(f'\n    "{name}": {factor:.4g},' for name, factor in factors.items())
+    return Remedy(
+        action=action,
+        code=f"factors = {{{entries}\n}}\n"
+        "for name, factor in factors.items():\n"
+        "    layer = model.get_submodule(name)\n"
+        "    with torch.no_grad():\n"
+        "        if isinstance(layer, nn.MultiheadAttention):\n"
+        "            layer.in_proj_weight[: 2 * layer.embed_dim] *= factor  # queries and keys\n"
+        "        else:\n"
+        "            for parameter in layer.parameters(recurse=False):\n"
+        "                parameter *= factor",
+        source=source,
+        effect=effect,
+        treatment=functools.partial(_scale_weights, factors=dict(factors)),
+    )
+
+
+def _scale_weights(model: nn.Module, optimizer: Any, *, factors: dict[str, float]) -> None:
+    with torch.no_grad():
+        for name, factor in factors.items():
+            layer: Any = model.get_submodule(name)
+            if isinstance(layer, nn.MultiheadAttention):
+                layer.in_proj_weight[: 2 * layer.embed_dim].mul_(factor)
+            else:
+                for parameter in layer.parameters(recurse=False):
+                    parameter.mul_(factor)
+            _forget(layer, optimizer)
+
+
+def _forget(layer: nn.Module, optimizer: Any) -> None:
+    """Moments of the old weights would undo the new ones."""
+    for parameter in layer.parameters(recurse=False) if optimizer is not None else ():
+        optimizer.state.pop(parameter, None)
+
+
+def xavier_attention(layers: Sequence[str]) -> Remedy:
+    """Initialise the query, key and value weights of attention layers as torch does."""
+    return Remedy(
+        action="Initialise query, key and value weights with Xavier",
+        code=f"for name in {names_code(layers)}:\n"
+        "    nn.init.xavier_uniform_(model.get_submodule(name).in_proj_weight)",
+        source="Glorot & Bengio 2010, section 4.2; Vaswani et al. 2017, section 3.2.1",
+        effect="logits of variance 1: each query attends to all keys until it has learned which count",
+        treatment=functools.partial(_xavier_attention, layers=tuple(layers)),
+    )
+
+
+def _xavier_attention(model: nn.Module, optimizer: Any, *, layers: Sequence[str]) -> None:
+    for name in layers:
+        layer: Any = model.get_submodule(name)
+        nn.init.xavier_uniform_(layer.in_proj_weight)
+        _forget(layer, optimizer)
+
+
+def orthogonal(layer: Layer) -> Remedy:
+    """Initialise recurrent weights orthogonally, those of input with Xavier; ReLU keeps what the identity keeps."""
+    return Remedy(
+        action="Initialise the recurrent weights orthogonally (with the identity before ReLU), the others with Xavier",
+        code=f"layer = model.get_submodule({layer.name!r})\n"
+        'rectified = getattr(layer, "nonlinearity", "") == "relu"\n'
+        "for name, weight in layer.named_parameters():\n"
+        '    if "weight_hh" in name:\n'
+        "        for gate in weight.data.split(layer.hidden_size):\n"
+        "            (nn.init.eye_ if rectified else nn.init.orthogonal_)(gate)\n"
+        '    elif "weight_ih" in name:\n'
+        "        nn.init.xavier_uniform_(weight)",
+        source="Saxe et al. 2014, section 4; Le et al. 2015, A simple way to initialize recurrent networks",
+        effect="states and gradients keep their size from step to step",
+        treatment=functools.partial(_orthogonal, name=layer.name),
+    )
+
+
+def _orthogonal(model: nn.Module, optimizer: Any, *, name: str) -> None:
+    layer: Any = model.get_submodule(name)
+    rectified = getattr(layer, "nonlinearity", "") == "relu"
+    for key, weight in layer.named_parameters(recurse=False):
+        if "weight_hh" in key:
+            for gate in weight.data.split(layer.hidden_size):
+                nn.init.eye_(gate) if rectified else nn.init.orthogonal_(gate)
+        elif "weight_ih" in key:
+            nn.init.xavier_uniform_(weight)
+    _forget(layer, optimizer)
+
+
+def remember(layer: Layer, length: int) -> Remedy:
+    """Let a gated layer hold its state over ``length`` steps at first, by the bias of the gate that keeps it."""
+    return Remedy(
+        action=f"Let the gates keep their state over {length} steps at first: biases log(u), u from 1 to {length}",
+        code=f"layer = model.get_submodule({layer.name!r})\n"
+        "size = layer.hidden_size\n"
+        "for name, bias in layer.named_parameters():\n"
+        '    if "bias" in name:  # LSTM: the forget gate opens, the input gate closes; GRU: the update gate keeps\n'
+        "        nn.init.zeros_(bias)\n"
+        f"        keep = torch.rand(size, device=bias.device).mul({max(length - 2, 1)}).add(1).log()\n"
+        '        if "bias_ih" in name:\n'
+        "            bias.data[size : 2 * size] = keep\n"
+        "            if isinstance(layer, nn.LSTM):\n"
+        "                bias.data[:size] = -keep",
+        source="Tallec & Ollivier 2018, Can recurrent neural networks warp time?; Jozefowicz et al. 2015, section 3",
+        effect="the gradient at the first inputs is there from the first step on",
+        treatment=functools.partial(_remember, name=layer.name, length=length),
+    )
+
+
+def _remember(model: nn.Module, optimizer: Any, *, name: str, length: int) -> None:
+    layer: Any = model.get_submodule(name)
+    size = layer.hidden_size
+    with torch.no_grad():
+        for key, bias in layer.named_parameters(recurse=False):
+            if "bias" in key:
+                bias.zero_()
+                if "bias_ih" in key:
+                    keep = torch.rand(size, device=bias.device).mul(max(length - 2, 1)).add(1).log()
+                    bias[size : 2 * size] = keep
+                    if isinstance(layer, nn.LSTM):
+                        bias[:size] = -keep
+    _forget(layer, optimizer)
+
+
+def gated(layer: Layer, length: int) -> Remedy:
+    """Put a GRU in the place of a plain recurrent layer, with gates that hold the state over ``length`` steps."""
+    keep = remember(layer, length)
+    return Remedy(
+        action="Use a GRU in place of the plain recurrent layer: its gates can carry the state over many steps",
+        code=f"old = model.get_submodule({layer.name!r})\n"
+        "new = nn.GRU(old.input_size, old.hidden_size, old.num_layers, old.bias, old.batch_first, old.dropout,\n"
+        "             old.bidirectional)\n"
+        f"model.set_submodule({layer.name!r}, new)  # before the optimizer is made\n{keep.code}",
+        source=f"Cho et al. 2014, section 2.3; {keep.source}",
+        effect=keep.effect,
+        treatment=functools.partial(_gated, name=layer.name, length=length) if layer.type == "RNN" else None,
+    )
+
+
+def _gated(model: nn.Module, optimizer: Any, *, name: str, length: int) -> None:
+    old: Any = model.get_submodule(name)
+    form = (old.num_layers, old.bias, old.batch_first, old.dropout, old.bidirectional)
+    weight = old.weight_hh_l0
+    new = nn.GRU(old.input_size, old.hidden_size, *form, device=weight.device, dtype=weight.dtype)
+    new.train(old.training)
+    model.set_submodule(name, new)
+    _remember(model, None, name=name, length=length)
+    fresh = dict(zip(map(id, old.parameters()), new.parameters(), strict=True))
+    for group in optimizer.param_groups if optimizer is not None else ():
+        group["params"] = [fresh.get(id(parameter), parameter) for parameter in group["params"]]
+    _forget(old, optimizer)
+
+
+def slow_groups(factors: Mapping[int, float]) -> Remedy:
+    """Multiply the learning rates of some param groups, each by its factor."""
+    groups = ", ".join(f"of group {index} {1 / factor:.3g}×" for index, factor in factors.items())
+    return Remedy(
+        action=f"Lower the learning rate {groups}",
+        code="\n".join(f'optimizer.param_groups[{index}]["lr"] *= {factor:.6g}' for index, factor in factors.items()),
+        source="Bengio 2012, Practical recommendations, section 3.1",
+        treatment=functools.partial(_slow_groups, factors=dict(factors)),
+    )
+
+
+def _slow_groups(model: nn.Module, optimizer: Any, *, factors: dict[int, float]) -> None:
+    if optimizer is None:
+        raise ValueError("this remedy changes learning rates: pass the optimizer, remedy.apply(model, optimizer)")
+    for index, factor in factors.items():
+        optimizer.param_groups[index]["lr"] *= factor
+
+
+def in_turn(first: Remedy, second: Remedy) -> Remedy:
+    """Both, one after the other."""
+
+    def treatment(model: nn.Module, optimizer: Any) -> None:
+        first.apply(model, optimizer)
+        second.apply(model, optimizer)
+
+    return Remedy(
+        action=f"{first.action}; then {second.action[:1].lower()}{second.action[1:]}",
+        code=f"{first.code}\n{second.code}",
+        source=f"{first.source}; {second.source}",
+        effect=second.effect,
+        treatment=treatment if first.applicable and second.applicable else None,
+    )
+
+
+def balance_experts(gate: Layer, experts: int) -> Remedy:
+    """Fresh weights for a gate, and the gradient of a balance loss as large as its own while experts are unequal."""
+    std = 0.1 * gate.fan_in**-0.5
+    return Remedy(
+        action="Initialise the gate anew, and give it the gradient of a balance loss",
+        code=f"gate = model.get_submodule({gate.name!r})\n"
+        f"nn.init.normal_(gate.weight, std={std:.3g})\n"
+        "if gate.bias is not None:\n"
+        "    nn.init.zeros_(gate.bias)\n\n"
+        "def balanced(module, args, logits):\n"
+        "    if not logits.requires_grad:\n"
+        "        return\n"
+        "    chances = logits.detach().softmax(-1).flatten(0, -2)\n"
+        f"    load = F.one_hot(chances.argmax(-1), {experts}).to(chances).mean(0)\n"
+        f"    excess = ({experts} * (load * chances.mean(0)).sum() - 1).clamp(0, 1)\n"
+        "    push = chances * (load - (chances * load).sum(-1, keepdim=True))\n"
+        "    push = (excess * push / push.norm().clamp_min(1e-12)).view_as(logits)\n"
+        "    logits.register_hook(lambda gradient: gradient + 3 * gradient.norm() * push)\n\n"
+        "gate.register_forward_hook(balanced)",
+        source="Fedus et al. 2022, Switch Transformers, equation 4",
+        effect="every expert gets rows to learn from; where all get the same, nothing is added",
+        treatment=functools.partial(_balance_experts, name=gate.name, std=std),
+    )
+
+
+def _balance_experts(model: nn.Module, optimizer: Any, *, name: str, std: float) -> Any:
+    gate: Any = model.get_submodule(name)
+    nn.init.normal_(gate.weight, std=std)
+    if gate.bias is not None:
+        nn.init.zeros_(gate.bias)
+    _forget(gate, optimizer)
+    return gate.register_forward_hook(_balanced)
+
+
+def _balanced(module: nn.Module, args: Any, logits: torch.Tensor) -> None:
+    """Forward hook: add the gradient of experts * sum(load * mean chance), scaled to that of the logits."""
+    if not logits.requires_grad:
+        return
+    chances = logits.detach().softmax(-1).flatten(0, -2)
+    experts = chances.shape[-1]
+    load = nn.functional.one_hot(chances.argmax(-1), experts).to(chances).mean(0)
+    excess = (experts * (load * chances.mean(0)).sum() - 1).clamp(0, 1)
+    push = chances * (load - (chances * load).sum(-1, keepdim=True))
+    push = (excess * push / push.norm().clamp_min(1e-12)).view_as(logits)
+    logits.register_hook(lambda gradient: gradient + 3 * gradient.norm() * push)

@@ -238,7 +238,8 @@ def describe_loss(path: Path) -> Loss:
     targets: tuple[int, ...] = ()
     classes = 0
     if node is not None:
-        outputs, targets = tuple(node._saved_self.shape), tuple(node._saved_target.shape)
+        outputs = tuple(node._saved_self.shape)
+        targets = () if learned_target(node) else tuple(node._saved_target.shape)
         if path.kind in ("nll", "cross-entropy"):
             classes = outputs[1] if len(outputs) > 1 else outputs[0]
     names = path.names
@@ -258,6 +259,12 @@ def describe_loss(path: Path) -> Loss:
         elements=_elements(path),
         summed=reduction == 2 or (reduction == 0 and "SumBackward0" in names),
     )
+
+
+def learned_target(node: Node) -> bool:
+    """Whether a loss function's target is an output of the model itself, as that of two views of one image."""
+    ends = [child is not None for child, _ in node.next_functions]
+    return ends[0] and any(ends[1:])
 
 
 def _broadcast(path: Path) -> bool:

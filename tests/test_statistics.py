@@ -200,6 +200,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "softmax_entropy",
         "softmax_balance",
         "attention_logit",
+        "time_gradient",
         "leftover_gradient",
         "skipped_steps",
         "unchanged_share",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from netdoctor import watch
+from netdoctor.probes.memory import keep, time_gradient
 from netdoctor.probes.sampling import Samples
 from netdoctor.probes.thorough import Pacing, effective_rank, quantiles
 from netdoctor.statistics import LEVELS, QUANTILES
@@ -57,11 +59,11 @@ def test_the_effective_rank_is_the_participation_ratio_of_the_eigenvalues(scale)
 
 
 def entropy(shares: Tensor, possible: Tensor) -> tuple[float, float]:
-    """Mean entropy of the rows of what is possible in each, and that of their mean."""
+    """Mean entropy of the rows that have a choice, of what is possible in each, and that of the mean of all."""
     p = shares.double()
     rows = -(p * p.clamp_min(1e-300).log()).sum(-1) / possible.double().clamp_min(2).log()
     mean = p.reshape(-1, p.shape[-1]).mean(0)
-    return rows.mean().item(), -(mean * mean.log()).sum().item() / np.log(p.shape[-1])
+    return rows[possible > 1].mean().item(), -(mean * mean.log()).sum().item() / np.log(p.shape[-1])
 
 
 class Attention(nn.Module):
@@ -100,10 +102,134 @@ def test_attention_is_described_by_its_entropy(way):
     want = entropy(shares, (shares > 0).sum(-1))
     got = [monitor.history.latest(name)["qkv"] for name in ("softmax_entropy", "softmax_balance")]
     assert got == pytest.approx(want, rel=1e-4)
-    if way != "written out":
-        largest = model.logits[model.logits.isfinite()].abs().max().item()
-        assert monitor.history.latest("attention_logit")["qkv"] == pytest.approx(largest, rel=1e-4)
+    largest = model.logits[model.logits.isfinite()].abs().max().item()
+    assert monitor.history.latest("attention_logit")["qkv"] == pytest.approx(largest, rel=1e-4)
     assert set(monitor.history.latest("softmax_entropy")) == {"qkv"}  # that of the loss is none of the model's
+
+
+def softmaxes_of(model: nn.Module, x: Tensor) -> dict[str, tuple[float, ...]]:
+    """Entropy, balance and largest logit by column, after one step."""
+    with watch(model, every=1, reporters=[]) as monitor:
+        F.cross_entropy(model(x).flatten(0, -2), torch.zeros(x.shape[0] * x.shape[1], dtype=torch.long)).backward()
+        torch.optim.SGD(model.parameters(), 0.0).step()
+        tables = [monitor.history.table(name) for name in ("softmax_entropy", "softmax_balance", "attention_logit")]
+    return {name: tuple(float(table.values[0, i]) for table in tables) for i, name in enumerate(tables[0].columns)}
+
+
+class Encoder(nn.Module):
+    """Two attention modules in a row, with weights asked for or not, with a causal mask or without."""
+
+    def __init__(self, weights: bool, causal: bool) -> None:
+        super().__init__()
+        self.weights = weights
+        self.mask = torch.full((6, 6), -torch.inf).triu(1) if causal else None
+        self.embed = nn.Linear(8, 16)
+        self.first, self.second = (nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(2))
+        self.head = nn.Linear(16, 3)
+        self.shares: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for attention in (self.first, self.second):
+            with torch.no_grad():
+                told = attention(x, x, x, attn_mask=self.mask, average_attn_weights=False)[1]
+            self.shares.append(told)
+            x = x + attention(x, x, x, attn_mask=self.mask, need_weights=self.weights)[0]
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("weights", [True, False])
+def test_attention_modules_give_their_names_however_they_are_computed(weights: bool, causal: bool):
+    torch.manual_seed(0)
+    model = Encoder(weights, causal)
+    for attention in (model.first, model.second):
+        attention.in_proj_weight.data.mul_(4)
+    found = softmaxes_of(model, torch.randn(2, 6, 8))
+    assert list(found) == ["first", "second"]
+    for name, shares in zip(found, model.shares, strict=True):
+        assert found[name][:2] == pytest.approx(entropy(shares, (shares > 0).sum(-1)), rel=1e-4)
+        assert found[name][2] > 1
+
+
+class Gated(nn.Module):
+    """A gate over four units, attention that pools over the places, and one with a mask written as a large number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.pool, self.query, self.key = nn.Linear(8, 4), nn.Linear(8, 1), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.chances = self.gate(x).softmax(-1)
+        pooled = (self.pool(x).softmax(1) * x).sum(1, keepdim=True)
+        products = self.query(x) @ self.key(x).transpose(1, 2) / 4
+        self.logits = products.detach()[:, :, :4]
+        mask = torch.zeros(x.shape[1]).index_fill(0, torch.arange(4, x.shape[1]), torch.finfo(torch.float32).min)
+        mixed = (products + mask).softmax(-1) @ x
+        out: Tensor = self.head(mixed + pooled + self.chances.amax(-1, keepdim=True))
+        return out
+
+
+def test_gates_and_attention_are_told_apart():
+    torch.manual_seed(0)
+    model = Gated()
+    found = softmaxes_of(model, torch.randn(3, 7, 8))
+    want = entropy(model.chances.detach(), torch.full((3, 7), 4))
+    assert found["gate"][:2] == pytest.approx(want, rel=1e-4)
+    assert np.isnan(found["gate"][2])  # no product of queries and keys
+    assert np.isnan(found["pool"][1:]).all()  # a softmax over something else than units
+    assert found["query"][2] == pytest.approx(model.logits.abs().max().item(), rel=1e-4)  # what is masked left out
+
+
+def test_shares_that_vanish_are_no_mask():
+    torch.manual_seed(0)
+    model = Attention("written out")
+    model.qkv.weight.data.mul_(200)
+    with watch(model, every=1, reporters=[]) as monitor:
+        F.cross_entropy(model(torch.randn(1, 16, 8)), torch.tensor([1])).backward()
+        torch.optim.SGD(model.parameters(), 0.1).step()
+    assert monitor.history.latest("softmax_entropy")["qkv"] < 0.02
+    largest = model.logits.abs().max().item()
+    assert monitor.history.latest("attention_logit")["qkv"] == pytest.approx(largest, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_gradient_through_time_is_that_of_autograd(kind: Callable[..., nn.RNNBase], first: bool):
+    torch.manual_seed(0)
+    layer = kind(3, 8, num_layers=2, batch_first=first, dropout=0.5, bidirectional=True)
+    model = nn.ModuleDict({"layer": layer, "head": nn.Linear(16, 2)})
+    x = torch.randn(5, 20, 3)
+    state = torch.random.get_rng_state()
+    kept = keep(layer, x if first else x.transpose(0, 1))
+    assert kept is not None
+    got = time_gradient(layer, kept)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    layer.eval()  # no dropout
+    given = x[:2].clone().requires_grad_()
+    last = (layer(given)[0] if first else layer(given.transpose(0, 1))[0].transpose(0, 1))[:, -1, :8]
+    signs = torch.tensor([-1.0, 1.0]).repeat(4)
+    (gradient,) = torch.autograd.grad((last * signs).sum(), given)
+    want = (gradient[:, :2].square().mean() / gradient[:, -2:].square().mean()).sqrt().item()
+    assert got.item() == pytest.approx(want, rel=1e-4)
+    layer.train()
+    with watch(model, every=1, reporters=[]) as monitor:
+        states = model["layer"](x if first else x.transpose(0, 1))[0]
+        F.cross_entropy(model["head"](states.flatten(0, 1)), torch.zeros(100, dtype=torch.long)).backward()
+        torch.optim.SGD(model.parameters(), 0.0).step()
+        assert monitor.history.latest("time_gradient") == {"layer": pytest.approx(want, rel=1e-4)}
+
+
+def test_sequences_that_are_short_or_packed_have_no_gradient_through_time():
+    layer = nn.GRU(3, 8, batch_first=True)
+    assert keep(layer, torch.randn(2, 9, 3)) is None
+    assert keep(layer, nn.utils.rnn.pack_sequence([torch.randn(20, 3)])) is None
+    assert keep(nn.GRUCell(3, 8), torch.randn(2, 20, 3)) is None
+    kept = keep(layer, torch.randn(9, 500, 3))
+    assert kept is not None
+    assert kept.shape == (128, 2, 3)
 
 
 def test_distributions_and_ranks_come_into_the_history():

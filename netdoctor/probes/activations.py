@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import WEIGHTED, Layer
+from netdoctor.probes import memory
 from netdoctor.probes.anatomy import unit_axis
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
@@ -109,6 +110,7 @@ class ActivationProbe:
         self._sources = np.full(len(layers), -1)  # slot that holds the input of each layer
         self._evaluating = np.full(len(layers), np.nan)
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # id -> tensor, version, slot
+        self._series: dict[int, Tensor] = {}  # slot -> input of a recurrent layer, in steps that are traced
         self.activations = Samples(len(layers) + len(self._input_slots))
         self.gradients = Samples(len(layers))
         self._limits: dict[int, float] = {}  # slot -> bound of its elements, of those that feed a bounded nonlinearity
@@ -224,6 +226,10 @@ class ActivationProbe:
             dtype, batch = str(local.dtype).removeprefix("torch."), local.shape[0] if local.ndim else 0
             self.forms[name] = Form(local.numel() // max(units, 1), dtype, batch)
         self._pass_of[slot] = self.passes
+        if self._tracing and self.layers[slot].kind == "recurrent" and args:
+            series = memory.keep(module, args[0])
+            if series is not None:
+                self._series[slot] = series
         if self.layers[slot].kind in ("norm", "dropout"):
             self._evaluating[slot] = not module.training
         self.activations.store(slot, local, axis)
@@ -271,6 +277,7 @@ class ActivationProbe:
         self._seen.clear()
         self._without.clear()
         self.given = None
+        self._series.clear()
         self.nodes.clear()
         self._tracing = tracing
         self.on = on
@@ -304,8 +311,13 @@ class ActivationProbe:
         )
 
     def look_thoroughly(self) -> ThoroughSample:
-        """What takes longer than `reduce`: distributions and ranks."""
-        return ThoroughSample(self.activations, self.gradients, len(self.layers))
+        """What takes longer than `reduce`: distributions, ranks and the memory of recurrent layers."""
+        remembered: dict[int, Tensor] = {}
+        for slot, series in self._series.items():
+            module = self._modules[slot]()
+            if isinstance(module, nn.RNNBase):
+                remembered[slot] = memory.time_gradient(module, series)
+        return ThoroughSample(self.activations, self.gradients, len(self.layers), remembered)
 
     def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         if not self._limits:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netdoctor.structure import Node, Path
+from netdoctor.structure import Node, Path, learned_target
 
 _Summary = tuple[Tensor, "Tensor | float", float]  # losses of the best constant and of no information; elements
 COLUMNS = 4096  # target columns watched apart; wider targets are cut
@@ -38,7 +38,7 @@ class Targets:
         node = path.loss_node
         scale = _scale(path)
         judge = _JUDGES.get(path.kind)
-        if node is None or judge is None or scale is None:
+        if node is None or judge is None or scale is None or learned_target(node):
             return None
         summary = judge(self, node)
         if summary is None:
@@ -118,10 +118,11 @@ class Targets:
         return entropy, math.log(2), float(node._saved_target.numel())
 
     def _squared(self, node: Node) -> _Summary | None:
-        variance = self._variance(node._saved_target)
+        target = node._saved_target if node.next_functions[0][0] is not None else node._saved_self  # given in its place
+        variance = self._variance(target)
         if variance is None:
             return None
-        return variance, self.described["target_rms"].square(), float(node._saved_target.numel())
+        return variance, self.described["target_rms"].square(), float(target.numel())
 
     def _variance(self, target: Tensor) -> Tensor | None:
         """Mean over the columns of the targets' variance so far."""

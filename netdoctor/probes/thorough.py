@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -60,9 +62,19 @@ def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tenso
 
 
 class ThoroughSample:
-    """Quantiles of activations and of their gradients, and the effective rank, on their way to the host."""
+    """Quantiles of activations and of their gradients, the effective rank and more, on their way to the host.
 
-    def __init__(self, activations: Samples, gradients: Samples, layers: int) -> None:
+    Args:
+        activations: Of the layers, whose slots come first.
+        gradients: At their outputs.
+        layers: Number of layers.
+        remembered: `memory.time_gradient` of recurrent layers, by slot.
+    """
+
+    def __init__(
+        self, activations: Samples, gradients: Samples, layers: int, remembered: Mapping[int, Tensor] | None = None
+    ) -> None:
+        self._remembered = {slot: Transfer(value) for slot, value in (remembered or {}).items()}
         self._parts: list[tuple[NDArray[np.bool_], Transfer]] = []
         for device in activations.values:
             columns = [quantiles(activations, device, layers), effective_rank(activations, device, layers)[:, None]]
@@ -74,7 +86,7 @@ class ThoroughSample:
     @property
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
-        return all(transfer.ready for _, transfer in self._parts)
+        return all(transfer.ready for transfer in (*(part for _, part in self._parts), *self._remembered.values()))
 
     def decode(self) -> dict[str, NDArray[np.float64]]:
         """By statistic, [layers]."""
@@ -84,7 +96,12 @@ class ThoroughSample:
         for here, transfer in self._parts:
             columns = transfer.numpy().T
             found[: len(columns), here] = columns[:, here]
-        return dict(zip(names, found, strict=True))
+        decoded = dict(zip(names, found, strict=True))
+        if self._remembered:
+            decoded["time_gradient"] = np.full(self._layers, np.nan)
+            for slot, transfer in self._remembered.items():
+                decoded["time_gradient"][slot] = transfer.numpy()
+        return decoded
 
 
 def _padded(values: Tensor, rows: NDArray[np.int64], units: NDArray[np.int64], padding: float) -> Tensor:

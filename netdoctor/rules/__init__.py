@@ -1,5 +1,6 @@
 """The catalogue: every rule; causes stand above the symptoms that they explain."""
 
+from netdoctor.rules.attention_collapse import attention_collapse
 from netdoctor.rules.base import Rule
 from netdoctor.rules.bias_before_batchnorm import bias_before_batchnorm
 from netdoctor.rules.covariate_shift import covariate_shift
@@ -7,10 +8,12 @@ from netdoctor.rules.dead_units import dead_units
 from netdoctor.rules.diverging_loss import diverging_loss
 from netdoctor.rules.dropout_before_batchnorm import dropout_before_batchnorm
 from netdoctor.rules.excess_dropout import excess_dropout
+from netdoctor.rules.expert_imbalance import expert_imbalance
 from netdoctor.rules.exploding_gradient import exploding_gradient
 from netdoctor.rules.gradient_underflow import gradient_underflow
 from netdoctor.rules.learning_rate_too_large import learning_rate_too_large
 from netdoctor.rules.learning_rate_too_small import learning_rate_too_small
+from netdoctor.rules.logit_growth import logit_growth
 from netdoctor.rules.loss_plateau import loss_plateau
 from netdoctor.rules.loss_scale_collapse import loss_scale_collapse
 from netdoctor.rules.loss_spike import loss_spike
@@ -23,6 +26,7 @@ from netdoctor.rules.oscillating_loss import oscillating_loss
 from netdoctor.rules.over_regularized import over_regularized
 from netdoctor.rules.overfitting import overfitting
 from netdoctor.rules.poor_initialization import poor_initialization
+from netdoctor.rules.representation_collapse import representation_collapse
 from netdoctor.rules.saturated_units import saturated_units
 from netdoctor.rules.small_batch_batchnorm import small_batch_batchnorm
 from netdoctor.rules.stale_gradient import stale_gradient
@@ -48,6 +52,7 @@ ALL: tuple[Rule, ...] = (
     gradient_underflow,
     loss_scale_collapse,
     stale_gradient,
+    expert_imbalance,
     no_gradient,
     weights_not_updated,
     diverging_loss,
@@ -56,11 +61,14 @@ ALL: tuple[Rule, ...] = (
     learning_rate_too_large,
     learning_rate_too_small,
     weight_growth,
+    logit_growth,
+    attention_collapse,
     exploding_gradient,
     non_finite,
     vanishing_gradient,
     saturated_units,
     dead_units,
+    representation_collapse,
     covariate_shift,
     train_val_mismatch,
     overfitting,

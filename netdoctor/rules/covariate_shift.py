@@ -22,6 +22,7 @@ def covariate_shift(
     share: float = 0.5,  # of the hidden layers that move so: sick 0.27 to 0.55 in their median, with BatchNorm 0.02
     samples: int = 10,  # latest readings that are compared
     fewest: int = 6,  # of them; below, the median change is one outlier's
+    dropped: float = 0.5,  # of a layer's units: dropout of more moves what is left by chance
     alive: float = 0.75,  # share of silent units from which a layer's output tells nothing
     batch: int = 16,  # samples; the inputs of smaller batches move by chance (0.3 in batches of 4)
     patience: int = 20,  # losses before a training counts as stalled
@@ -59,7 +60,7 @@ def covariate_shift(
     if not course.stalled or course.steps < patience:
         return
     table = history.table("input_mean")
-    hidden = _hidden(history, alive)
+    hidden = _hidden(history, alive, dropped)
     columns = [i for i, name in enumerate(table.columns) if name in hidden]
     means, stds = means[:, columns], stds[:, columns]
     usable = np.isfinite(means).all(0) & np.isfinite(stds).all(0) & (stds > 0).all(0)
@@ -95,13 +96,16 @@ def covariate_shift(
     )
 
 
-def _hidden(history: History, alive: float) -> set[str]:
-    """Weight layers behind others, except where what feeds them is silent."""
-    silent = history.latest("silent_share")
+def _hidden(history: History, alive: float, dropped: float) -> set[str]:
+    """Weight layers behind others, except where what feeds them is silent, or dropped for the most part."""
+    silent, layers = history.latest("silent_share"), history.facts.layers
+    moved = {name for layer in layers if layer.rate > dropped for name in layer.inputs}
     return {
         layer.name
-        for layer in history.facts.layers
-        if layer.called and layer.kind in WEIGHTED and any(silent.get(name, 0.0) < alive for name in layer.inputs)
+        for layer in layers
+        if layer.called
+        and layer.kind in WEIGHTED
+        and any(silent.get(name, 0.0) < alive and name not in moved for name in layer.inputs)
     }
 
 

@@ -17,7 +17,10 @@ RECTIFIED = ("relu", "relu6")  # 0 with slope 0 below 0; leaky_relu, elu, gelu a
 RECENT = 3  # samples in which a whole layer must be silent
 
 
-@rule(Severity.WARNING, explains=("covariate-shift", "underfitting", "loss-plateau", "not-learning"))
+@rule(
+    Severity.WARNING,
+    explains=("representation-collapse", "covariate-shift", "underfitting", "loss-plateau", "not-learning"),
+)
 def dead_units(
     history: History,
     *,
@@ -41,7 +44,7 @@ def dead_units(
     ## When it is wrong
     Many silent units are harmless in a net that learns: up to 88 % in healthy ones. A silent layer beside a skip
     connection stops only its own branch. Without any signal from below (tiny weights or inputs) half the units are
-    silent, by the sign of their bias; that is another disease.
+    silent, by the sign of their bias, and with weights of zero all; that is another disease.
 
     ## References
     Maas et al. 2013. He et al. 2015. Lu et al. 2020, Dying ReLU and initialization. SageMaker Debugger, DeadRelu.
@@ -54,6 +57,8 @@ def dead_units(
     if not silent:
         yield Skipped("no activations measured yet")
         return
+    empty = {name for name, size in history.latest("activation_rms").items() if size == 0}  # no signal to be silent to
+    layers = {name: layer for name, layer in layers.items() if layer.name not in empty}
     course = progress(history)
     if course is not None and course.learned:
         return
@@ -165,5 +170,6 @@ QUIET: tuple[History, ...] = (
     _run(0.5, 0.5, [2.3] * 40),  # no signal from below: not this
     _run(1.0, 1.0, [2.3] * 40, "leaky_relu"),
     _run(0.0, 1.0, [2.3] * 40),  # NaN, which is no silence
+    History.of(_FACTS, silent_share={"0": [1.0] * 3}, activation_rms={"0": [0.0] * 3}, loss=[2.3] * 3),  # zero weights
     History.of(_FACTS, loss=[2.3]),  # too early
 )

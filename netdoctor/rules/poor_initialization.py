@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from netdoctor import remedies
 from netdoctor.facts import Facts, Layer, Parameter, spoken
@@ -12,15 +11,18 @@ from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
+from netdoctor.stacks import Stack, mean, stacked, stacks, stream
 
-SLOPE_ONE = ("tanh", "elu", "selu", "hardtanh", "softsign")  # a gain of 1 keeps small signals: Xavier is sound here
 CAUSED = (
+    "attention-collapse",
+    "logit-growth",
     "learning-rate-too-large",
     "learning-rate-too-small",
     "exploding-gradient",
     "vanishing-gradient",
     "saturated-units",
     "dead-units",
+    "representation-collapse",
     "covariate-shift",
     "underfitting",
     "loss-plateau",
@@ -39,6 +41,9 @@ def poor_initialization(
     invisible: float = 1e-6,  # of the signal: beside a bias it drowns in float32's rounding (1e-7)
     agreement: float = 0.9,  # weight std over the ideal, or its inverse: else it is not the weights
     oversized: float = 3.0,  # weight std over the ideal: N(0, 1) at a fan-in of 18 and more; two such layers make 9x
+    stream_growth: float = 30.0,  # of a residual stream: branches that are normalised make the root of their number
+    time_growth: float = 100.0,  # of a gradient over a sequence; the largest of orthogonal or default weights: 1
+    sharp: float = 0.1,  # entropy of attention over that of equal shares: 0.8 where logits have variance 1
     patience: int = 300,  # steps without progress that put the blame on torch's default, which trains many deep nets
 ) -> Iterator[Evidence | Skipped]:
     """The signal shrinks or grows from layer to layer at the start, because the weights are too small or too large.
@@ -47,7 +52,9 @@ def poor_initialization(
     Each stack of linear and convolutional layers with no normalisation, residual path or branch in between, at its
     first sampled step: how much of the signal (std of a unit over the batch) at the first layer's input reaches the
     last layer, and each layer's weight std against the one that keeps the variance. Both must agree. Two layers with
-    weights several times too large count in any stack.
+    weights several times too large count in any stack. Likewise the growth of a residual stream over its branches, the
+    recurrent weights and the growth of a gradient through time, and the weights of attention whose queries each pick
+    one key.
 
     ## Why it matters
     A factor other than 1 multiplies from layer to layer, forward and backward: early layers get no gradient or far too
@@ -55,22 +62,24 @@ def poor_initialization(
 
     ## When it is wrong
     Adam trains through much of it; the finding ends once the model has learned. Torch's default shrinks the signal too
-    (0.41x a ReLU layer) and yet trains nets of moderate depth: there it is a note until training stalls. The last
-    layer's own weights do not count for shrinking, since small ones are good style.
+    (0.41x a ReLU layer) and yet trains nets of moderate depth: there it is a note until training stalls, but an error
+    where nothing of the signal is left. The last layer's own weights do not count for shrinking, since small ones are
+    good style.
 
     ## References
     Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward neural networks. He et al. 2015,
-    Delving deep into rectifiers, section 2.2. SageMaker Debugger, PoorWeightInitialization.
+    Delving deep into rectifiers, section 2.2. Zhang et al. 2019, Fixup initialization. Saxe et al. 2014, Exact
+    solutions to the nonlinear dynamics of learning. SageMaker Debugger, PoorWeightInitialization.
     """
     if not history.first("weight_std") or not history.first("input_rms"):
         yield Skipped("no activations or weights measured yet")
         return
-    found: list[tuple[_Stack, list[str], bool]] = []
-    for stack in _stacks(history):
+    found: list[tuple[Stack, list[str], bool]] = []
+    for stack in stacks(history):
         passed, total = len(stack.layers) - 1, stack.total
         large = [ratio >= oversized for ratio in stack.ideal].count(True) >= 2
-        growing = passed >= depth and total >= growth and _mean(stack.ideal[:-1]) >= 1 / agreement
-        weak = all(ratio > 0 for ratio in stack.least[:-1]) and _mean(stack.least[:-1]) <= agreement
+        growing = passed >= depth and total >= growth and mean(stack.ideal[:-1]) >= 1 / agreement
+        weak = all(ratio > 0 for ratio in stack.least[:-1]) and mean(stack.least[:-1]) <= agreement
         shrinking = weak and (total <= shrink if passed >= depth else passed >= 3 and total <= lost)
         ill = [
             layer.name
@@ -79,131 +88,133 @@ def poor_initialization(
         ]
         if large or growing or shrinking:
             found.append((stack, ill, large and not growing))
-    if not found:
+    others = [
+        *_residual(history, stream_growth),
+        *_recurrent(history, oversized, time_growth),
+        *_attending(history, oversized, sharp),
+    ]
+    if not found and not others:
         return
     course = progress(history)
     if course is not None and course.learned:
         return
-    stalled = course is not None and course.stalled and course.steps >= patience
+    if found:
+        stalled = course is not None and course.stalled and course.steps >= patience
+        others.append(_stacked(history, found, stalled, (shrink, growth, lost, invisible)))
+    yield max(others, key=lambda each: (each.severity or Severity.WARNING, each.confidence))
+
+
+def _stacked(
+    history: History,
+    found: list[tuple[Stack, list[str], bool]],
+    stalled: bool,
+    bounds: tuple[float, float, float, float],
+) -> Evidence:
+    """Stacks that let too little or too much of the signal through, with the layers to blame in each."""
+    shrink, growth, lost, invisible = bounds
     worst, ill, large = max(found, key=lambda each: (not each[0].default, abs(math.log(max(each[0].total, 1e-30)))))
     layers = tuple(dict.fromkeys((*ill, *(name for _, names, _ in found for name in names))))
     outputs = {stack.layers[-1].name for stack, _, _ in found}
-    bound = shrink if worst.total < 1 else growth
-    yield Evidence(
+    gone, sure = worst.total <= invisible, large or (worst.total <= lost and not worst.default)
+    return Evidence(
         message=worst.describe(history, ill, scale=not large),
         layers=layers,
         readings=(
-            Reading("signal at the last layer over signal at the first", worst.total, bound),
+            Reading(
+                "signal at the last layer over that at the first", worst.total, shrink if worst.total < 1 else growth
+            ),
             *(
                 Reading(f"weight std of {layer.name}", std, remedies.ideal_std(layer), "w")
                 for layer, std in zip(worst.layers, worst.stds, strict=True)
             ),
         ),
-        confidence=0.6 if worst.default else 0.95 if large or worst.total <= lost else 0.85,
+        confidence=0.95 if gone or sure else 0.6 if worst.default else 0.85,
         remedies=(
             remedies.initialise(history.facts, layers),
             remedies.normalise(history.facts, [name for name in layers if name not in outputs]),
         ),
-        severity=Severity.NOTE if worst.default and worst.total > invisible and not stalled else Severity.WARNING,
+        severity=Severity.ERROR if gone else Severity.WARNING if stalled or not worst.default else Severity.NOTE,
     )
 
 
-@dataclass(frozen=True)
-class _Stack:
-    """Weight layers in a row, with the signal at the last one's input over that at the first one's."""
+def _residual(history: History, growth: float) -> Iterator[Evidence]:
+    """A residual stream that each branch multiplies."""
+    path = stream(history)
+    if path is None or path.total < growth:
+        return
+    names, count = tuple(layer.name for layer in path.layers), len(path.ends)
+    fresh = [layer.name for layer in stacked(history.facts)]  # one step was enough to spoil them all
+    scaled = remedies.scale_weights(
+        dict.fromkeys((layer.name for layer in path.ends), count**-0.5),
+        f"Scale the last layer of each of the {count} branches by 1/√{count}",
+        "Zhang et al. 2019, Fixup initialization; De & Smith 2020, SkipInit",
+        "the variance of the stream grows e times at most, however deep it is",
+    )
+    yield Evidence(
+        message=f"The residual stream grows to {path.total:.2g} times its signal over {count} branches, "
+        f"{path.total ** (1 / count):.2g}× each: without normalisation every sum adds as much as is there.",
+        layers=names,
+        readings=(Reading("signal at the end of the residual stream over its start", path.total, growth),),
+        confidence=0.9,
+        remedies=(
+            remedies.in_turn(remedies.initialise(history.facts, fresh), scaled),
+            remedies.normalise(history.facts, names),
+        ),
+    )
 
-    layers: tuple[Layer, ...]
-    weights: tuple[Parameter, ...]
-    stds: tuple[float, ...]
-    total: float
 
-    @property
-    def ideal(self) -> list[float]:
-        """Weight std of each layer over the one that keeps the variance."""
-        return [std / remedies.ideal_std(layer) for layer, std in zip(self.layers, self.stds, strict=True)]
-
-    @property
-    def least(self) -> list[float]:
-        """Weight std of each layer over the smallest that keeps a small signal."""
-        gains = [remedies.gain(layer.nonlinearity) if layer.nonlinearity in SLOPE_ONE else 1.0 for layer in self.layers]
-        return [ratio * gain for ratio, gain in zip(self.ideal, gains, strict=True)]
-
-    @property
-    def default(self) -> bool:
-        """Whether all weights but the last layer's have torch's default std, within 5 standard errors of the sample."""
-        return all(
-            any(abs(std * math.sqrt(3 * fan) - 1) <= 2.5 / math.sqrt(min(weight.size, 4096)) for fan in _fans(layer))
-            for layer, weight, std in zip(self.layers[:-1], self.weights, self.stds, strict=False)
+def _recurrent(history: History, oversized: float, growth: float) -> Iterator[Evidence]:
+    """Recurrent weights that make states or gradients grow from step to step."""
+    facts, stds, through = history.facts, history.first("weight_std"), history.first("time_gradient")
+    for layer in facts.layers:
+        held = [p for p in facts.parameters if p.layer == layer.name and p.trainable and ".weight_hh" in f".{p.name}"]
+        if layer.kind != "recurrent" or not held:
+            continue
+        worst = max(held, key=lambda p: stds.get(p.name, 0.0) * p.shape[-1] ** 0.5)
+        std, ideal, grown = stds.get(worst.name, 0.0), worst.shape[-1] ** -0.5, through.get(layer.name, 0.0)
+        if std / ideal < oversized and grown < growth:
+            continue
+        text = f"Recurrent weights of {spoken(layer.name)} have std {std:.3g}; {ideal:.3g} keeps the state's variance "
+        text += f"({worst.shape[-1]} units)"
+        if grown >= growth:
+            text += f", and the gradient at the first inputs is {grown:.2g} times that at the last ones"
+        yield Evidence(
+            message=text + ".",
+            layers=(layer.name,),
+            readings=(
+                Reading(f"std of {worst.name}", std, oversized * ideal, "w"),
+                Reading("gradient at the first inputs over that at the last", grown, growth),
+            ),
+            confidence=0.9,
+            remedies=(remedies.orthogonal(layer), remedies.clip_gradients(1.0)),
         )
 
-    def describe(self, history: History, ill: list[str], scale: bool) -> str:
-        names = [layer.name for layer in self.layers]
-        worst = max((names.index(name) for name in ill), key=lambda place: round(abs(math.log(self.ideal[place])), 1))
-        layer, std = self.layers[worst], self.stds[worst]
-        ideal = remedies.ideal_std(layer)
-        if scale:
-            signal = history.first("activation_signal") or history.first("activation_rms")
-            traced = self.total > 1e-12  # else it fell below float32, and the weights tell
-            factor = self.total ** (1 / (len(names) - 1)) if traced else _mean(self.ideal[:-1])
-            first, last = (signal.get(name, 0.0) for name in (names[0], names[-1]))
-            verb = "shrink" if factor < 1 else "grow"
-            text = f"Activations {verb} to {factor:.2g}× per layer: "
-            text += f"std {first:.2g} → {last:.2g} over {len(names)} layers. "
-        else:
-            text = f"Weights of {len(ill)} layers are up to {std / ideal:.1f}× too large. "
-        function = layer.nonlinearity if layer.nonlinearity in remedies.GAINS else "linear"
-        text += f"Weight std of {spoken(layer.name)} is {std:.3g}; {ideal:.3g} keeps the variance "
-        text += f"({function}, fan-in {layer.fan_in})."
-        gradient = history.first("activation_gradient_rms")
-        first_rms, last_rms = gradient.get(names[0], 0.0), gradient.get(names[-1], 0.0)
-        if first_rms > 0 and last_rms > 0 and not 0.5 < first_rms / last_rms < 2:
-            where = "above" if first_rms > last_rms else "below"
-            times = max(first_rms / last_rms, last_rms / first_rms)
-            text += f" Gradients of {spoken(names[0])} are {times:.2g}× {where} those of {spoken(names[-1])}."
-        return text
 
-
-def _stacks(history: History) -> Iterator[_Stack]:
-    """The longest stacks of trainable weight layers in which each takes only what the one before gives."""
-    facts = history.facts
-    weights = {p.layer: p for p in facts.parameters if p.role == "weight" and p.trainable and p.name.endswith("weight")}
-    layers = {layer.name: layer for layer in facts.layers}
-    stacks: dict[str, tuple[Layer, ...]] = {}
-    inner: set[str] = set()
-    for layer in facts.layers:  # in order of execution
-        if layer.kind not in ("linear", "conv") or layer.name not in weights:
-            continue
-        before = _weight_layer_before(layers, layer)
-        stacks[layer.name] = (*stacks.get(before, ()), layer)
-        inner.add(before)
-    stds, rms, signals = (history.first(name) for name in ("weight_std", "input_rms", "input_signal"))
-    signals = signals or rms  # a batch of one sample has no spread
-    for last, stack in stacks.items():
-        start, end = signals.get(stack[0].name, 0.0), signals.get(last, math.nan)
-        if last not in inner and len(stack) > 1 and start > 0 and end >= 0:
-            held = tuple(weights[layer.name] for layer in stack)
-            yield _Stack(stack, held, tuple(stds.get(weight.name, 0.0) for weight in held), end / start)
-
-
-def _weight_layer_before(layers: dict[str, Layer], layer: Layer) -> str:
-    """Name of the layer that alone feeds ``layer``, through nonlinearities at most; "" where there is none."""
-    while len(layer.inputs) == 1 and layer.inputs[0] in layers:
-        layer = layers[layer.inputs[0]]
-        if layer.residual or layer.function in ("softmax", "log_softmax"):
-            return ""
-        if layer.kind != "activation":
-            return layer.name
-    return ""
-
-
-def _fans(layer: Layer) -> tuple[int, ...]:
-    """Fan-ins that torch's default may have used: for transposed convolutions it takes the fan-out."""
-    return (layer.fan_in, layer.fan_out) if "Transpose" in layer.type else (layer.fan_in,)
-
-
-def _mean(ratios: list[float]) -> float:
-    """The geometric mean, 0 where a ratio is 0."""
-    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if min(ratios, default=0.0) > 0 else 0.0
+def _attending(history: History, oversized: float, sharp: float) -> Iterator[Evidence]:
+    """Weights of attention layers that make each query pick one key at random."""
+    facts, stds, entropy = history.facts, history.first("weight_std"), history.first("softmax_entropy")
+    found = {}
+    for layer in facts.layers:
+        weight = facts.weight(layer.name) if layer.kind == "attention" else None
+        if weight is not None and weight.trainable and entropy.get(layer.name, 1.0) <= sharp:
+            ratio = stds.get(weight.name, 0.0) * layer.fan_in**0.5
+            found.update({layer.name: ratio} if ratio >= oversized else {})
+    if found:
+        first = next(iter(found))
+        yield Evidence(
+            message=f"Query, key and value weights of {spoken(first)} are {found[first]:.1f}× too large: each query "
+            f"picks one key, the entropy of its shares is {entropy[first]:.0%} of that of equal ones.",
+            layers=tuple(found),
+            readings=(
+                *(
+                    Reading(f"weight std of {name} over the one that keeps the variance", ratio, oversized)
+                    for name, ratio in found.items()
+                ),
+                Reading(f"entropy of {first} over the largest possible", entropy[first], sharp),
+            ),
+            confidence=0.9,
+            remedies=(remedies.xavier_attention(tuple(found)),),
+        )
 
 
 def _history(std: float, signals: list[float], loss: list[float] | None = None) -> History:

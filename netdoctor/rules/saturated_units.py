@@ -16,7 +16,10 @@ from netdoctor.rules.base import rule
 BOUNDED = ("tanh", "sigmoid", "softsign")  # both sides end in slope 0; hardtanh may be a ReLU6, whose 0 is meant
 
 
-@rule(Severity.WARNING, explains=("covariate-shift", "underfitting", "loss-plateau", "not-learning"))
+@rule(
+    Severity.WARNING,
+    explains=("representation-collapse", "covariate-shift", "underfitting", "loss-plateau", "not-learning"),
+)
 def saturated_units(
     history: History,
     *,
@@ -31,8 +34,8 @@ def saturated_units(
 
     ## What it looks at
     The share of outputs within 3 % of the bound in hidden layers: neither the output layer, nor gates, nor what is
-    multiplied with or added to another path. It speaks at three quarters as long as nothing was learned, and at half
-    where training stalls.
+    multiplied with or added to another path. It speaks at three quarters as long as nothing was learned (in the first
+    steps only where they began like that), and at half where training stalls.
 
     ## Why it matters
     At 97 % of its bound tanh passes 6 % of a gradient, a sigmoid 3 % of its input's change: a few such layers pass
@@ -59,7 +62,8 @@ def saturated_units(
         return
     stalled = course is not None and course.stalled and course.steps >= patience
     bound = persistent if stalled else early
-    shares = dict(zip((table.columns[place] for place in places), rows.mean(0).tolist(), strict=True))
+    means = rows.mean(0) if course is not None else np.fmin(rows.mean(0), table.first[places])  # else steps drove them
+    shares = dict(zip((table.columns[place] for place in places), means.tolist(), strict=True))
     found = {name: share for name, share in shares.items() if share >= bound}  # NaN is not
     if not found:
         return

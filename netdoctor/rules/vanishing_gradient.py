@@ -13,9 +13,11 @@ from netdoctor.depth import Profile, profile
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import progress
+from netdoctor.progress import Progress, first_updates, progress
 from netdoctor.rules.base import rule
+from netdoctor.through_time import Memory, shortest_memory
 
+MIXING = {"AddmmBackward0", "MmBackward0", "BmmBackward0", "ConvolutionBackward0"}  # layers of another network
 BOUNDED = {"sigmoid", "tanh", "softsign", "hardtanh", "hardsigmoid"}
 
 
@@ -28,24 +30,47 @@ def vanishing_gradient(
     adaptive: float = 1e-3,  # the same with Adam and its kin, which divide the scale out; measured: 1.5e-3 still learns
     patience: int = 50,  # steps without learning before ``low`` counts (slow healthy starts last up to 100)
     samples: int = 3,  # fewest readings: the first step alone misleads with zero-initialised layers
+    update: float = 0.1,  # of a weight's norm in a step: what such steps did to the weights is their doing
+    forgotten: float = 1e-7,  # first over last inputs of a sequence: float32's rounding drowns it in the sum over time
+    faded: float = 1e-2,  # of the norm of all gradients at the start; a logistic loss has it at a logit of -5
+    worse: float = 0.1,  # of the first loss by which it must have risen for that, whatever the noise
+    patience_time: int = 30,  # steps without learning before the last two count; healthy recurrent layers keep 1e-5
 ) -> Iterator[Evidence | Skipped]:
     """The first layers get orders of magnitude less gradient than the last ones, and the model does not learn.
 
     ## What it looks at
     The root mean square of each weight's gradient and of the loss's gradient at each layer's output, medians over the
     last 8 samples, relative to the last three weight layers. Both must be low in the first quarter of the layers.
-    Biases, norms, embeddings, frozen, unconnected and zero-initialised parameters are left out.
+    Biases, norms, embeddings, frozen, unconnected and zero-initialised parameters are left out. In recurrent layers of
+    which only the last state is used: the gradient of that state by the first tenth of the inputs over that by the
+    last tenth, made anew for two sequences. Both must have been low from the start. At last the norm of all gradients
+    of a network that learns through another one, a generator, where its loss is worse than at the start.
 
     ## Why it matters
-    The first layers stay as they were initialised: the last ones learn from features that mean nothing.
+    The first layers stay as they were initialised: the last ones learn from features that mean nothing. A recurrent
+    layer learns nothing of what came first.
 
     ## When it is wrong
     Adam divides the scale out: deep networks with a ratio of 1e-3 may start after some 50 steps. A run that has learned
-    is never reported. Vanishing through time, inside one recurrent layer, is not seen.
+    is never reported. A sequence whose end alone matters needs no memory, and learns without it.
 
     ## References
-    Glorot & Bengio 2010; He et al. 2015, section 2.2; Zhang et al. 2021, AutoTrainer (first/last < 1e-3).
+    Glorot & Bengio 2010; He et al. 2015, section 2.2; Zhang et al. 2021, AutoTrainer (first/last < 1e-3). Bengio et al.
+    1994, Learning long-term dependencies with gradient descent is difficult; Pascanu et al. 2013, section 2.
     """
+    state = progress(history)
+    if state is not None and state.learned:
+        return
+    memory = shortest_memory(history)
+    waited = state is not None and state.stalled and state.steps >= patience_time
+    if memory is not None and waited and max(memory.start, memory.ratio) <= forgotten:
+        yield _forgetting(memory, forgotten)
+        return
+    if waited and state is not None and state.constant is None and state.gain < -worse:
+        found = _flat(history, state, faded, update)
+        if found is not None:
+            yield found
+            return
     depth = profile(history, fewest=samples)
     if depth is None:
         yield Skipped(f"fewer than {samples} samples of the gradients of 3 weight layers")
@@ -55,10 +80,7 @@ def vanishing_gradient(
     underflow = first == 0 and not ((both > 0) & (both < severe)).any()  # cut off, not shrunk: another disease
     scaled = any(group.optimizer.startswith(remedies.ADAPTIVE) for group in history.facts.groups)
     bound = adaptive if scaled else low
-    if not first < bound or underflow:
-        return
-    state = progress(history)
-    if state is not None and state.learned:
+    if not first < bound or underflow or first_updates(history) >= update or _began(history, depth) > low:
         return
     stalled = state is not None and state.stalled and history.step >= patience
     if not (stalled or (first < severe and (state is not None or history.step <= patience))):
@@ -77,6 +99,61 @@ def vanishing_gradient(
         ),
         confidence=0.95 if first < severe else 0.8,
         remedies=cures(history, depth),
+    )
+
+
+def _began(history: History, depth: Profile) -> float:
+    """First reading of the gradient of the first weights over that of the last, 0 where unknown."""
+    gradients, weights = history.first("gradient_rms"), map(history.facts.weight, (depth.layers[0], depth.layers[-1]))
+    first, last = (gradients.get(weight.name, 0.0) if weight is not None else 0.0 for weight in weights)
+    return first / last if last > 0 else 0.0
+
+
+def _flat(history: History, state: Progress, faded: float, update: float) -> Evidence | None:
+    """A network whose judge has won: its loss is flat, every gradient is gone."""
+    steps, norms = history.series("gradient_norm")
+    judged = any(node in MIXING for node in history.facts.loss.nodes)
+    if len(norms) < 16 or not judged or first_updates(history) >= update:
+        return None
+    before, now = float(np.median(norms[:8])), float(np.median(norms[-8:]))
+    if not 0 < now <= faded * before:
+        return None
+    return Evidence(
+        message=f"All gradients have shrunk from a norm of {before:.2g} to {now:.2g}, while the loss went from "
+        f"{state.start:.3g} to {state.recent:.3g}: it is flat there.",
+        readings=(Reading("gradient norm", now, faded * before, "loss/w", (int(steps[0]), int(steps[-1]))),),
+        confidence=0.7,
+        remedies=(
+            Remedy(
+                action="Use a loss whose gradient grows where the model is wrong; in a GAN the non-saturating one",
+                code="loss = F.softplus(-score).mean()  # -log D(G(z)), instead of log(1 - D(G(z)))",
+                source="Goodfellow et al. 2014, Generative adversarial nets, section 3",
+                effect="the gradient is largest where the opponent wins",
+            ),
+        ),
+    )
+
+
+def _forgetting(memory: Memory, bound: float) -> Evidence:
+    """A recurrent layer whose first inputs leave no trace in its last state."""
+    layer, length = memory.layer, memory.length or 100
+    per = f"shrink to {memory.factor:.2g}× per step of a sequence" if memory.length else "shrink along a sequence"
+    hold = (remedies.gated if layer.type == "RNN" else remedies.remember)(layer, length)
+    return Evidence(
+        message=f"Gradients {per} on their way back through {spoken(layer.name)}: its last state depends on the first "
+        f"inputs {memory.ratio:.1g} times as much as on the last ones, and the model does not learn.",
+        layers=(layer.name,),
+        readings=(Reading("gradient by the first over the last inputs", memory.ratio, bound, "", memory.steps),),
+        confidence=0.85,
+        remedies=(
+            hold,
+            Remedy(
+                action="Answer from all states: their mean, or attention over them, instead of the last one",
+                code="states, _ = recurrent(x)\nanswer = head(states.mean(1))  # with batch_first=True",
+                source="Bahdanau et al. 2015, section 3.1",
+                effect="every input is a few steps away from the answer",
+            ),
+        ),
     )
 
 

@@ -1,0 +1,296 @@
+"""Representations in which all inputs become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netdoctor import remedies
+from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, spoken
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.progress import progress
+from netdoctor.rules.base import rule
+
+JUDGES = {"AddmmBackward0", "MmBackward0", "ConvolutionBackward0"}  # layers of another network behind the output
+SCORES = ("softmax", "log_softmax")  # of classes: where these become one, the classes did
+
+
+@rule(Severity.WARNING, explains=("loss-plateau", "not-learning"))
+def representation_collapse(
+    history: History,
+    *,
+    alike: float = 0.15,  # spread over the batch, of the output's size: 2 % of its energy; healthy embeddings 0.26
+    varied: float = 0.3,  # the same of the input: less is a batch that is alike from the start
+    fall: float = 3.0,  # × by which it must have fallen
+    flat: float = 2.5,  # dimensions in which an embedding is a line, where its spread is as large as ever
+    code: float = 0.04,  # of a code's mean against its noise: 8e-4 nats a unit; healthy codes begin at 0.05 and rise
+    lost: float = 0.5,  # of the dimensions over attention without shortcuts; with them they grow
+    samples: int = 3,  # readings that must agree
+    patience: int = 40,  # steps before a code is judged
+    batch: int = 8,  # samples in a batch
+    learned: float = 0.5,  # of the loss: beyond, attention without shortcuts does its work
+) -> Iterator[Evidence | Skipped]:
+    """All inputs of a batch are mapped to one point, or to a line: the model can no longer tell them apart.
+
+    ## What it looks at
+    The standard deviation over the batch of the model's outputs against their size, where the loss has no targets that
+    would ask for that (embeddings, generators), while the inputs vary. The mean of a random code against its noise:
+    what a layer is given varies, but hardly with what the encoder says. The dimensions of the outputs over a stack of
+    attention layers whose outputs are not added to their inputs.
+
+    ## Why it matters
+    Such a loss is lowest where all answers are the same: it falls, and nothing is learned. Attention averages its
+    inputs: without shortcuts each layer makes them more alike.
+
+    ## When it is wrong
+    Inputs that are alike need no different answers. Codes may shrink in the first steps and come back; a strong prior
+    may be wanted. Models with targets are not judged: where their outputs become one, they do not learn.
+
+    ## References
+    Chen & He 2021, SimSiam, section 4.1. Bowman et al. 2016, section 3.1, and Lucas et al. 2019 (posterior collapse).
+    Goodfellow 2016, GAN tutorial, section 5.1.1. Dong et al. 2021, Attention is not all you need.
+    """
+    table = history.table("activation_signal")
+    if len(table) < samples:
+        yield Skipped(f"fewer than {samples} samples")
+        return
+    if 0 < history.facts.batch < batch:
+        yield Skipped(f"batches of {history.facts.batch} may be alike by chance")
+        return
+    found = _outputs_alike(history, alike, varied, fall, flat, samples)
+    if found is None and history.step >= patience:
+        found = _code_unused(history, code, fall, samples)
+    if found is None:
+        state = progress(history)
+        if state is None or state.gain < learned:
+            found = _averaged(history, lost, samples)
+    if found is not None:
+        yield found
+
+
+def _outputs_alike(
+    history: History, alike: float, varied: float, fall: float, flat: float, samples: int
+) -> Evidence | None:
+    """Outputs that no target asks for, the same for inputs that differ."""
+    facts = history.facts
+    if facts.loss.targets or len(history.table("constant_loss")) or not facts.loss.nodes:
+        return None
+    taken = {name for layer in facts.layers for name in layer.inputs}
+    ends = [layer for layer in facts.layers if layer.called and layer.kind in WEIGHTED and layer.name not in taken]
+    first = next((layer for layer in facts.layers if layer.called and layer.kind in (*WEIGHTED, "embedding")), None)
+    if first is None or all(layer.units < 2 for layer in ends) or any(end.nonlinearity in SCORES for end in ends):
+        return None
+    given = "activation" if first.kind == "embedding" else "input"
+    shares = {end: _share(history, "activation", end.name)[-samples:] for end in ends}
+    largest = {end: float(share.max(initial=0.0)) for end, share in shares.items()}
+    if any(len(share) < samples or not largest[end] <= alike for end, share in shares.items()):
+        return None
+    if not float(_share(history, given, first.name)[-samples:].min(initial=1.0)) >= varied:
+        return None
+    signals, ranks = history.first("activation_signal"), history.first("effective_rank")
+    for end in ends:
+        start = float(_share(history, "activation", end.name)[0])
+        signal = float(history.series("activation_signal", end.name)[1][-samples:].max())
+        rank = history.latest("effective_rank").get(end.name, np.inf)
+        thin = rank <= min(flat, ranks.get(end.name, 0.0) / fall)
+        if end.units < 2 or start < fall * largest[end] or signal > 2 * signals[end.name]:
+            continue
+        if signal > signals[end.name] / (fall + 1) and not thin:
+            continue
+        dimensions = f", in {rank:.2g} dimensions instead of {ranks[end.name]:.2g}" if thin else ""
+        return Evidence(
+            message=f"All inputs get nearly the same answer: of the size of the output of {spoken(end.name)} "
+            f"{largest[end]:.1%} vary over the batch, {start:.0%} at the start{dimensions}.",
+            layers=(end.name,),
+            readings=(Reading(f"spread over size of the output of {end.name}", largest[end], alike),),
+            confidence=0.9,
+            remedies=_apart(facts),
+        )
+    return None
+
+
+def _code_unused(history: History, bound: float, fall: float, samples: int) -> Evidence | None:
+    """A random code, mean plus noise, whose mean no longer depends on the input."""
+    layers = {layer.name: layer for layer in history.facts.layers if layer.called}
+    for layer in layers.values():
+        sources = [layers[name] for name in layer.inputs if name in layers]
+        pair = len(sources) == 2 and sources[0].inputs == sources[1].inputs and sources[0].units == layer.fan_in
+        halves = len(sources) == 1 and sources[0].units == 2 * layer.fan_in
+        if layer.kind not in ("linear", "conv") or not (halves or (pair and sources[1].units == layer.fan_in)):
+            continue
+        given = history.series("input_signal", layer.name)[1]
+        said = [history.series("activation_signal", source.name)[1] for source in sources]
+        if any(len(each) != len(given) for each in said) or len(given) < samples:
+            continue
+        ratio = np.max(said, 0) / np.maximum(given, 1e-30)
+        now = float(ratio[-samples:].max())
+        if not 0 < now <= bound or now > float(ratio[0]) / fall:
+            continue
+        return Evidence(
+            message=f"The code carries nothing of the input: what {spoken(sources[0].name)} says varies by "
+            f"{float(said[0][-1]):.2g} over the batch, what {spoken(layer.name)} is given by {float(given[-1]):.2g}: "
+            "the rest is noise.",
+            layers=tuple(source.name for source in sources),
+            readings=(Reading("spread of the code's mean over the spread of the code", now, bound),),
+            confidence=0.85,
+            remedies=(
+                Remedy(
+                    action="Weigh the divergence less, or let its weight rise from 0 over the first epochs",
+                    code="weight = min(1.0, step / warm_up) * beta  # warm_up: some epochs; beta: below 1\n"
+                    "loss = reconstruction + weight * divergence",
+                    source="Bowman et al. 2016, section 3.1; Higgins et al. 2017, beta-VAE",
+                    effect="the code is worth its price before the decoder learns to do without it",
+                ),
+                Remedy(
+                    action="Leave each unit of the code some nats free",
+                    code="divergence = divergence_of_each_unit.mean(0).clamp(min=0.1).sum()",
+                    source="Kingma et al. 2016, Inverse autoregressive flow, appendix C.8",
+                ),
+            ),
+        )
+    return None
+
+
+def _averaged(history: History, lost: float, samples: int) -> Evidence | None:
+    """Attention after attention, none with a shortcut: what goes in is averaged away."""
+    table, ranks = history.table("effective_rank"), {}
+    if len(table) >= samples:
+        ranks = dict(zip(table.columns, table.values[:samples].mean(0).tolist(), strict=True))
+    stack: list[Layer] = []
+    for layer in history.facts.layers:
+        if layer.called and layer.kind == "attention":
+            stack = [] if layer.residual else [*stack, layer]
+    if len(stack) < 3 or not stack[0].inputs:
+        return None
+    first, last = ranks.get(stack[0].inputs[0], 0.0), ranks.get(stack[-1].name, np.inf)
+    if not last <= lost * first:
+        return None
+    names = tuple(layer.name for layer in stack)
+    return Evidence(
+        message=f"{len(stack)} attention layers in a row have no shortcut, and average what they are given: "
+        f"{first:.2g} dimensions at {spoken(names[0])}, {last:.2g} after {spoken(names[-1])}.",
+        layers=names,
+        readings=(Reading("dimensions after the attention layers", float(last), lost * first),),
+        confidence=0.85,
+        remedies=(
+            Remedy(
+                action="Add a shortcut around each attention layer",
+                code="x = x + attention(norm(x), norm(x), norm(x))[0]  # in forward",
+                source="Dong et al. 2021, Attention is not all you need, section 2; He et al. 2016",
+                effect="what tells the inputs apart passes each layer",
+            ),
+        ),
+    )
+
+
+def _share(history: History, side: str, layer: str) -> NDArray[np.float64]:
+    """Standard deviation over the batch of a layer's output or input, of its size, in every sample."""
+    spread, size = (history.series(f"{side}_{kind}", layer)[1].astype(float) for kind in ("signal", "rms"))
+    return spread / np.maximum(size, 1e-30) if len(spread) == len(size) else np.zeros(0)
+
+
+def _apart(facts: Facts) -> tuple[Remedy, ...]:
+    """What keeps answers apart: an opponent that keeps up, or a loss that asks for it."""
+    if any(node in JUDGES for node in facts.loss.nodes):
+        rates = [group.learning_rate for group in facts.groups]
+        slow = remedies.scale_learning_rate(0.1, rates[0] if len(rates) == 1 else None)
+        more = Remedy(
+            action="Train the discriminator more often than the generator",
+            code="for _ in range(5):\n    train_discriminator()\ntrain_generator()",
+            source="Arjovsky et al. 2017, Wasserstein GAN, algorithm 1",
+            effect="a generator that answers with one point is found out before it can move on",
+        )
+        return slow, more
+    return (
+        Remedy(
+            action="Let the loss push different inputs apart: other samples of the batch as negatives",
+            code="scores = F.normalize(left, dim=1) @ F.normalize(right, dim=1).T / 0.2\n"
+            "loss = F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))",
+            source="Oord et al. 2018, InfoNCE; Chen et al. 2020, SimCLR",
+            effect="one answer for all has the loss log(batch size), the worst there is",
+        ),
+        Remedy(
+            action="Or add a term that keeps the standard deviation of each unit at 1",
+            code="loss = loss + F.relu(1 - (embedding.var(0) + 1e-4).sqrt()).mean()",
+            source="Bardes et al. 2022, VICReg, section 4.1",
+        ),
+        Remedy(
+            action="Or predict a detached target through a predictor of its own",
+            code="loss = -F.cosine_similarity(predictor(left), right.detach(), dim=1).mean()",
+            source="Chen & He 2021, SimSiam, section 3",
+        ),
+    )
+
+
+_EMBEDDING = Facts(
+    layers=(
+        Layer("0", "linear", "Linear", "", 64, 64, 64, "relu", (), called=True),
+        Layer("2", "linear", "Linear", "", 64, 32, 32, "", ("0",), called=True),
+    ),
+    loss=Loss(nodes=("MeanBackward0", "PowBackward0", "SubBackward0")),
+    batch=64,
+)
+_CODE = Facts(
+    layers=(
+        Layer("mean", "linear", "Linear", "", 64, 8, 8, "", ("0",), residual=True, called=True),
+        Layer("spread", "linear", "Linear", "", 64, 8, 8, "", ("0",), residual=True, called=True),
+        Layer("decoder", "linear", "Linear", "", 8, 64, 64, "", ("mean", "spread"), called=True),
+    ),
+    batch=64,
+)
+_ATTENTION = tuple(
+    Layer(
+        str(i), "attention", "MultiheadAttention", "", 32, 32, 32, "", (str(i - 1),) if i else ("embed",), called=True
+    )
+    for i in range(4)
+)
+
+
+def _embedding(shares: list[float], facts: Facts = _EMBEDDING) -> History:
+    ones = [1.0] * len(shares)
+    signals, sizes = {"0": ones, "2": shares}, {"0": ones, "2": ones}
+    rank = {"0": [9.0] * len(shares), "2": [9.0] * len(shares)}
+    return History.of(
+        facts, activation_signal=signals, activation_rms=sizes, input_signal=sizes, input_rms=sizes, effective_rank=rank
+    )
+
+
+def _coded(means: list[float]) -> History:
+    ones = [1.0] * len(means)
+    signals = {"mean": means, "spread": means, "decoder": ones}
+    return History.of(
+        _CODE, range(20, 20 + 5 * len(means), 5), activation_signal=signals, input_signal={"decoder": ones}
+    )
+
+
+def _attended(residual: bool, rank: float) -> History:
+    layers = tuple(Layer(**{**vars(layer), "residual": residual}) for layer in _ATTENTION)
+    ranks = {"embed": [5.0] * 5, **{layer.name: [rank] * 5 for layer in layers}}
+    facts = Facts(layers=(Layer("embed", "linear", called=True), *layers), batch=32)
+    return History.of(facts, activation_signal=dict.fromkeys(ranks, [1.0] * 5), effective_rank=ranks)
+
+
+FIRES: tuple[History, ...] = (
+    _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02]),
+    _coded([0.15, 0.1, 0.06, 0.02, 0.02, 0.01, 0.01, 0.01]),
+    _attended(residual=False, rank=1.3),
+)
+QUIET: tuple[History, ...] = (
+    _embedding([0.6] * 7),  # healthy
+    _embedding([0.3, 0.1, 0.09, 0.09, 0.2, 0.4, 0.5]),  # for a while only
+    _embedding([0.05] * 7),  # from the start: an offset
+    _embedding([0.6, 0.05]),  # too early
+    _embedding(
+        [0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(loss=Loss("mse", ("Mse",), targets=(64, 32)))
+    ),
+    _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(batch=4)),
+    _coded([0.15, 0.1, 0.2, 0.6, 0.9, 0.9, 0.9, 0.9]),
+    _coded([0.15, 0.02, 0.02, 0.02]),  # too early
+    _coded([0.05, 0.03, 0.03, 0.03, 0.03, 0.03]),  # small from the start
+    _attended(residual=True, rank=1.3),
+    _attended(residual=False, rank=4.0),
+    History(),
+)

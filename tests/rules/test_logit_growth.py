@@ -1,0 +1,23 @@
+"""logit-growth: its own histories; the real runs are those of attention-collapse, which it explains."""
+
+from __future__ import annotations
+
+import pytest
+
+from netdoctor.findings import Evidence, Severity
+from netdoctor.history import History
+from netdoctor.rules.logit_growth import FIRES, QUIET, logit_growth
+
+
+def found(history: History) -> list[Evidence]:
+    return [each for each in logit_growth(history) if isinstance(each, Evidence)]
+
+
+def test_a_warning_where_nothing_is_learned_and_a_note_where_the_model_learns():
+    severities = [found(history)[0].severity for history in FIRES]
+    assert severities == [None, Severity.NOTE]
+
+
+@pytest.mark.parametrize("history", QUIET)
+def test_quiet(history: History):
+    assert not found(history)
