@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from netdoctor import structure
 from netdoctor.facts import Facts
 from netdoctor.history import History
-from netdoctor.probes import losses, optimizers, softmaxes
+from netdoctor.probes import entries, losses, optimizers, softmaxes
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
@@ -256,6 +256,9 @@ class Recorder:
         self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes))
         if self._losses.scale is not None:
             self._scalars.keep(self.step, "loss_scale", self._losses.scale)
+        if self._thorough:
+            for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
+                self._scalars.keep(self.step, "gradient_nonzero", count, name)
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
@@ -297,7 +300,7 @@ class Recorder:
         self._spent = self._activations.spent = 0.0
         self._thorough = self._sampled and self._pacing.due(self.step + 1)
         if self._activations.on or self._sampled:
-            self._activations.begin(self._sampled, tracing=self._thorough)
+            self._activations.begin(self._sampled, self._thorough, keeping=self._thorough or not self._targets_known)
             self._softmaxes = None
         if self._sampled or self._prelude:
             self._parameters.begin()
@@ -322,18 +325,24 @@ class Recorder:
     def _read_graph(self, root: structure.Node) -> None:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
-        many = len(self.history.table("constant_loss")) >= TARGETS
         if probe.nodes:
             graph = structure.trace(root, probe.nodes, *probe.transparent)
             if not self._graph_known:
                 self._learn(graph)
             self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
             path = graph.path
-        elif many:
+        elif self._targets_known:
             return
         else:
             path = structure.loss_path(root)
-        self._losses.read(path)
+            if not path.nodes:
+                path = structure.loss_path(root, probe.last)
+        self._losses.read(path, probe.outputs)
+
+    @property
+    def _targets_known(self) -> bool:
+        """Whether enough batches were seen to tell the best constant prediction."""
+        return len(self.history.table("constant_loss")) >= TARGETS
 
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from netdoctor.probes import predictions
+from netdoctor.probes.comparisons import Outputs
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.scalars import Scalar, Scalars
 from netdoctor.probes.targets import Targets
@@ -80,8 +81,13 @@ class TrainingLosses:
         self._open.append(value)
         return value
 
-    def read(self, path: Path) -> None:
-        """Read predictions, targets and the gradient scaler's scale from the nodes of the loss added last."""
+    def read(self, path: Path, outputs: Outputs | None = None) -> None:
+        """Read predictions, targets and the gradient scaler's scale from the nodes of the loss added last.
+
+        Args:
+            path: From the loss to the last layer.
+            outputs: What some of its nodes made.
+        """
         if not self._open or not path.nodes:
             return
         if path.names[0] == "MulBackward0" and len(path.nodes) > 1:
@@ -89,12 +95,12 @@ class TrainingLosses:
             # A Python number is saved as float64, a scaler's scale is a float32 tensor.
             self._scaled = other is not None and other.numel() == 1 and other.dtype == torch.float32
             if self._scaled:
-                path = Path(path.nodes[1:])
+                path = Path(path.nodes[1:], path.layer, path.end)
                 if self.scale is None:  # the first loss was added before this was known
                     self.scale = other
                     self._open[-1] = _unscaled(self._open[-1], other)
-        self._staged |= predictions.describe(path)
-        found = self._targets.add(path)
+        self._staged |= predictions.describe(path, outputs)
+        found = self._targets.add(path, outputs)
         if found is not None:
             parts = len(self._open)  # micro-batches so far: their losses are summed
             self._staged |= {name: value * parts for name, value in found.items()}

@@ -52,6 +52,8 @@ class PassHook:
             probe.passes += 1
             probe.thread = get_ident()
             probe.last_pass_with_gradients = torch.is_grad_enabled()
+            if probe.on:
+                probe.answered(output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PassHook:
         return PassHook(None)

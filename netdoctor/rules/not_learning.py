@@ -14,7 +14,7 @@ from netdoctor.remedies import find_learning_rate
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=())
+@rule(Severity.WARNING, explains=("class-collapse",))
 def not_learning(
     history: History,
     *,

@@ -15,6 +15,7 @@ from netdoctor.rules.base import rule
 
 SLOPE_ONE = ("tanh", "elu", "selu", "hardtanh", "softsign")  # a gain of 1 keeps small signals: Xavier is sound here
 CAUSED = (
+    "unexpected-initial-loss",
     "learning-rate-too-large",
     "exploding-gradient",
     "vanishing-gradient",
