@@ -25,6 +25,7 @@ KINDS = {
     "huber_loss": ("smooth-l1",),
     "kl_div": ("kl-div",),
 }  # loss function -> kinds that the training loss's nodes give it
+BOUNDS = ("constant_loss", "uninformed_loss")
 
 
 class TrainingLosses:
@@ -51,6 +52,7 @@ class TrainingLosses:
         self._open: list[Scalar] = []
         self._stepping = self._stale = False
         self._staged: dict[str, Scalar] = {}  # what the nodes of the open losses told, by statistic
+        self._kinds: set[str] = set()  # of the open losses; "" for those that tell of no constant prediction
         self._taken: list[Scalar] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
         self._explicit: set[int] = set()  # steps whose loss the user gave
@@ -68,7 +70,7 @@ class TrainingLosses:
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
-            self._open, self._staged = [], {}
+            self._open, self._staged, self._kinds = [], {}, set()
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
@@ -88,7 +90,10 @@ class TrainingLosses:
             path: From the loss to the last layer.
             outputs: What some of its nodes made.
         """
-        if not self._open or not path.nodes:
+        if not self._open:
+            return
+        if not path.nodes:
+            self._bounded("", None)
             return
         if path.names[0] == "MulBackward0" and len(path.nodes) > 1:
             other = path.nodes[0]._saved_other
@@ -101,10 +106,16 @@ class TrainingLosses:
                     self._open[-1] = _unscaled(self._open[-1], other)
         self._staged |= predictions.describe(path, outputs)
         found = self._targets.add(path, outputs)
-        if found is not None:
-            parts = len(self._open)  # micro-batches so far: their losses are summed
-            self._staged |= {name: value * parts for name, value in found.items()}
+        self._bounded(path.kind, found)
         self._staged |= self._targets.described
+
+    def _bounded(self, kind: str, found: dict[str, Scalar] | None) -> None:
+        """Bounds of the loss added last count for the step where all its losses are of one kind: they are summed."""
+        self._kinds.add(kind if found is not None else "")
+        for name in BOUNDS:
+            self._staged.pop(name, None)
+        if found is not None and len(self._kinds) == 1:
+            self._staged |= {name: value * len(self._open) for name, value in found.items()}
 
     def before_step(self) -> None:
         """Any optimizer begins a step."""

@@ -16,6 +16,7 @@ _Summary = tuple["Tensor | float", "Tensor | float"]  # mean losses of the best 
 COLUMNS = 4096  # target columns watched apart; wider targets are cut
 KEPT = 1 << 16  # targets kept for the median, which no sum tells
 KEPT_ROWS, KEPT_COLUMNS = 64, 64  # of one batch
+STEPS = 4  # from the median to the best constant of a smoothed absolute error; 1 % off at most
 NUMBERED = 128  # whole targets from 0 up to here are counted: they may be class indices
 PASSED = ("ToCopyBackward0", "ViewBackward0", "SqueezeBackward0", "SqueezeBackward1", "MeanBackward0", "MeanBackward1")
 
@@ -155,10 +156,11 @@ class Targets:
             self._number(columns.reshape(-1), sharp)
         if path.kind == "mse":
             return variance, self.described["target_rms"].square()
-        kept = self._keep(columns)
-        loss = _elementwise(path)
-        best = torch.minimum(*(loss(kept - constant).mean(0) for constant in (kept.mean(0), kept.median(0).values)))
-        return best.mean(), loss(kept).mean()
+        kept, (loss, bound) = self._keep(columns), _elementwise(path)
+        best = kept.median(0).values
+        for _ in range(STEPS if bound else 0):  # towards the mean, as far as the loss is quadratic
+            best = best + (kept - best).clamp(-bound, bound).mean(0)
+        return loss(kept - best).mean(), loss(kept).mean()
 
     def _keep(self, columns: Tensor) -> Tensor:
         """Some of the targets so far, [rows, columns]."""
@@ -218,23 +220,22 @@ def _in_units(
     return {"constant_loss": summary[0] * factor, "uninformed_loss": summary[1] * factor}
 
 
-def _elementwise(path: Path) -> Callable[[Tensor], Tensor]:
-    """What the loss makes of one difference."""
+def _elementwise(path: Path) -> tuple[Callable[[Tensor], Tensor], float]:
+    """What the loss makes of one difference, and up to which one it is quadratic."""
     node = path.loss_node
     if path.kind == "l1" or node is None:
-        return torch.abs
-    if node.name() == "HuberLossBackward0":
-        bound, slope = node._saved_delta, node._saved_delta
-    else:
-        bound, slope = node._saved_beta, 1.0
+        return torch.abs, 0.0
+    huber = node.name() == "HuberLossBackward0"
+    bound = float(node._saved_delta if huber else node._saved_beta)
+    slope = bound if huber else 1.0
     if bound == 0:
-        return torch.abs
+        return torch.abs, 0.0
 
     def loss(difference: Tensor) -> Tensor:
         size = difference.abs()
         return torch.where(size < bound, 0.5 * slope / bound * size.square(), slope * (size - 0.5 * bound))
 
-    return loss
+    return loss, bound
 
 
 def _logarithm(node: Node) -> bool:

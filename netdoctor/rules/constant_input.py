@@ -45,14 +45,17 @@ def constant_input(
 
     ## When it is wrong
     A learned constant at the entrance (queries, StyleGAN's first tensor, token types) is one of several entrances, and
-    the others vary. Bandits and other problems without an input have no target that is held against the output: there
-    it is a note.
+    the others vary. Bandits and other problems without an input have no target that is held against the output, and are
+    not judged.
 
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("visualize just before the net"). Ben Braiek & Khomh 2023,
     TheDeepChecker (constant features).
     """
     facts = history.facts
+    if not len(history.table("constant_loss")):
+        yield Skipped("no loss that holds outputs against targets")
+        return
     found: list[tuple[Layer, float]] = []
     for layer in first_layers(facts, KINDS):
         spreads = spread_over_batch(history, "activation" if layer.kind == "embedding" else "input", layer.name)
@@ -68,14 +71,12 @@ def constant_input(
     layer, spread = found[0]
     level = history.latest("input_rms").get(layer.name, 1.0)
     what = "output of" if layer.kind == "embedding" else "input of"
-    supervised = len(history.table("constant_loss")) > 0
     yield Evidence(
         message=f"The {what} {spoken(layer.name)} is the same for every sample of a batch"
         + (": all zeros" if level == 0 else f": its std over the batch is {spread:.2g} of its rms"),
         layers=tuple(layer.name for layer, _ in found if layer.name),
         readings=(Reading("std over the batch over rms", spread, equal, "", (1, history.step)),),
         confidence=0.95,
-        severity=None if supervised else Severity.NOTE,
         remedies=(_LOOK,),
     )
 

@@ -29,6 +29,7 @@ def input_not_used(
     *,
     equal: float = 1e-5,  # std of the output over the batch over its rms: sums in another order blur the last digits
     varies: float = 1e-3,  # the same of the input, which must vary
+    cut: float = 1e-3,  # the same of some layer: between this and the above the signal fades, which is another disease
     silenced: float = 0.99,  # share of a layer's units that are silent, or saturated: they are to blame
     readings: int = 4,  # samples in which it must be so: a last layer that starts at zero leaves it with the first step
 ) -> Iterator[Evidence | Skipped]:
@@ -44,7 +45,8 @@ def input_not_used(
     mask the wrong way round, a wrong variable, zeros left over from a test.
 
     ## When it is wrong
-    Units that die make the output constant, too, and are named in its place. With a learning rate of zero, a last layer
+    Units that die, and a signal that shrinks from layer to layer, make the output constant, too; they are named in its
+    place. With a learning rate of zero, a last layer
     that starts at zero stays there; that is not reported.
 
     ## References
@@ -64,8 +66,14 @@ def input_not_used(
         yield Skipped(f"fewer than {readings} samples of a batch of two and more")
         return
     if len(outputs) >= readings and outputs.max() <= equal and _input_varies(history, varies):
-        dead = (layer.name for layer in facts.layers if layer.called and _constant(history, layer.name, equal))
-        lost = next(dead, facts.loss.layer)
+        spreads = {
+            layer.name: float(found.max())
+            for layer in facts.layers
+            if len(found := spread_over_batch(history, "activation", layer.name))
+        }
+        if any(equal < spread < cut for spread in spreads.values()):
+            return
+        lost = next((name for name, spread in spreads.items() if spread <= equal), facts.loss.layer)
         yield Evidence(
             message=f"The output of {spoken(facts.loss.layer)} is the same for every sample of a batch (its std is "
             f"{outputs.max():.1g} of its rms) though the input varies; the first layer that gives the same for all is "
@@ -105,11 +113,6 @@ def _input_varies(history: History, varies: float) -> bool:
         if spreads.max(initial=0.0) > varies:
             return True
     return False
-
-
-def _constant(history: History, layer: str, equal: float) -> bool:
-    spreads = spread_over_batch(history, "activation", layer)
-    return len(spreads) > 0 and float(spreads.max()) <= equal
 
 
 def _later_weights_learn(history: History, first: tuple[str, ...]) -> bool:

@@ -20,7 +20,8 @@ CAUSED = ("learning-rate-too-large", "exploding-gradient", "loss-plateau", "not-
 def unexpected_initial_loss(
     history: History,
     *,
-    excess: float = 3.0,  # nats above that of equal shares; a last layer by He costs 1, half the logits' variance
+    excess: float = 10.0,  # nats above that of equal shares; residual networks without norm start 6 above and train
+    given: float = 5.0,  # rms of what the last layer is given: above, the signal has grown before
     logits: float = 0.5,  # std of the logits that the remedy aims at: it costs 0.1 nats
 ) -> Iterator[Evidence | Skipped]:
     """The first loss is far above that of an output which knows nothing.
@@ -35,9 +36,9 @@ def unexpected_initial_loss(
     the layers below have to take.
 
     ## When it is wrong
-    A network trained on other classes, or attacked on purpose, starts sure and wrong; there the finding is right, and
-    the head needs fresh weights. Logits that are scaled on purpose, as cosines in contrastive losses and ArcFace, are
-    not judged.
+    Where the signal has grown on its way to the last layer, or the input is out of scale, this rule leaves it to
+    others. A network trained on other classes starts sure and wrong; there the finding is right, and the head needs
+    fresh weights. Logits that are scaled on purpose, as cosines in contrastive losses and ArcFace, are not judged.
 
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("verify loss @ init"). Ben Braiek & Khomh 2023, TheDeepChecker
@@ -54,6 +55,8 @@ def unexpected_initial_loss(
     classes = 2 if binary else loss.classes or loss.softmax_extent
     nat = uninformed / math.log(max(classes, 2))  # of the user's loss
     if nat <= 0 or not (first - uninformed) / nat > excess:
+        return
+    if history.first("input_rms").get(loss.layer, 1.0) > given:
         return
     layer = next((layer for layer in facts.layers if layer.name == loss.layer), None)
     signal = history.first("activation_signal").get(loss.layer, math.nan)
@@ -106,7 +109,7 @@ def _look(layer: str) -> Remedy:
     )
 
 
-def _history(first: float, classes: int = 10, *nodes: str) -> History:
+def _history(first: float, classes: int = 10, *nodes: str, given: float = 1.0) -> History:
     loss = Loss("cross-entropy", nodes or ("NllLossBackward0", "LogSoftmaxBackward0"), layer="fc", classes=classes)
     facts = Facts(
         layers=(Layer("fc", "linear", fan_in=64, called=True),),
@@ -118,6 +121,7 @@ def _history(first: float, classes: int = 10, *nodes: str) -> History:
         loss=[first, first],
         uninformed_loss=[math.log(classes)] * 2,
         activation_signal={"fc": [0.8 * first] * 2},
+        input_rms={"fc": [given] * 2},
         weight_rms={"fc.weight": [1.0] * 2, "fc.bias": [0.1] * 2},
     )
 
@@ -126,6 +130,7 @@ FIRES: tuple[History, ...] = (_history(37.6), _history(41.0, 27), _history(25.0,
 QUIET: tuple[History, ...] = (
     _history(2.34),  # healthy
     _history(3.4),  # He's initialisation
+    _history(1e7, given=2e6),  # the signal explodes before
     _history(0.02),  # goes on from a checkpoint
     _history(45.0, 10, "NllLossBackward0", "LogSoftmaxBackward0", "MulBackward0"),  # cosines times 64
     History.of(Facts(loss=Loss("cross-entropy", ("NllLossBackward0", "LogSoftmaxBackward0")))),  # too early
