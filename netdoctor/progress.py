@@ -18,6 +18,8 @@ LEAST = 0.02  # of the reference: a smaller gain counts from here on where it ex
 SIGMAS = 4.0  # standard errors that make a gain exceed the noise: 3e-5 one-sided, asked hundreds of times a run
 WINDOW = 50  # losses: the last half of the run, at least so many, tells whether it falls
 FALL = 0.005  # of the reference: a smaller fall over the window gets nowhere
+EARLY = (5, 15)  # batches that tell a first constant, single samples as batches too
+MOVED = 3.0  # times that constant's loss: where targets move, as a target network's, no constant stands for them
 JUMP = 1.5  # times the first loss: where the mean of the first three exceeds it, the steps threw the model away
 
 Floats = NDArray[np.float32]
@@ -90,6 +92,8 @@ def progress(history: History) -> Progress | None:
 
 def _progress(history: History, losses: Floats, constants: Floats) -> Progress | None:
     constant = float(constants[-1]) if len(constants) else None
+    if constant is not None and len(constants) > EARLY[1]:
+        constant = None if constant > MOVED * float(np.median(constants[slice(*EARLY)])) > 0 else constant
     half = losses[-max(WINDOW, len(losses) // 2) :]
     recent = losses[-max(5, len(losses) // 10) :]
     if constant is None and _surrogate(half):

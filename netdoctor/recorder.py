@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from netdoctor import structure
 from netdoctor.facts import Facts
 from netdoctor.history import History
-from netdoctor.probes import gates, losses, norms, optimizers, residuals, softmaxes
+from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
@@ -331,6 +331,9 @@ class Recorder:
         modules = self._activations.modules() if self._thorough else []
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
         self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named))
+        if self._thorough:
+            for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
+                self._scalars.keep(self.step, "gradient_nonzero", count, name)
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
@@ -386,7 +389,7 @@ class Recorder:
         self._spent = self._activations.spent = 0.0
         self._thorough = self._sampled and self._pacing.due(self.step + 1)
         if self._activations.on or self._sampled:
-            self._activations.begin(self._sampled, tracing=self._thorough)
+            self._activations.begin(self._sampled, self._thorough, keeping=self._thorough or not self._targets_known)
             self._softmaxes = None
         if self._sampled or self._prelude:
             self._parameters.begin()
@@ -410,7 +413,6 @@ class Recorder:
     def _read_graph(self, root: structure.Node) -> None:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
-        many = len(self.history.table("constant_loss")) >= TARGETS
         if probe.nodes:
             graph = structure.trace(root, probe.nodes, *probe.transparent)
             if not self._graph_known:
@@ -418,15 +420,21 @@ class Recorder:
             found = softmaxes.describe(graph.upstream, graph.path.nodes, probe.nodes, probe.layers)
             self._softmaxes = found or self._softmaxes
             path = graph.path
-        elif many and not self.history.facts.loss.outputs:
+        elif self._targets_known:
             return
         else:
             path = structure.loss_path(root)
-        if probe.nodes or not many:
-            self._losses.read(path)
+            if not path.nodes:
+                path = structure.loss_path(root, probe.last)
+        self._losses.read(path, probe.outputs)
         if probe.given is not None and probe.last_pass_with_gradients and path.nodes:
             with torch.no_grad():
                 self._losses.tell("residual_agreement", residuals.agreement(path, probe.given))
+
+    @property
+    def _targets_known(self) -> bool:
+        """Whether enough batches were seen to tell the best constant prediction."""
+        return len(self.history.table("constant_loss")) >= TARGETS
 
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations

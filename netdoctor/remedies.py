@@ -741,3 +741,69 @@ def _balanced(module: nn.Module, args: Any, logits: torch.Tensor) -> None:
     push = chances * (load - (chances * load).sum(-1, keepdim=True))
     push = (excess * push / push.norm().clamp_min(1e-12)).view_as(logits)
     logits.register_hook(lambda gradient: gradient + 3 * gradient.norm() * push)
+
+
+def leave_out(module: str, function: str, action: str, source: str, effect: str) -> Remedy:
+    """Do without the nonlinearity that a module, or else forward(), applies to the output."""
+    code = f'model.set_submodule("{module}", nn.Identity())'
+    return Remedy(
+        action=action,
+        code=code if module else f"# in forward(): return the output of the last layer as it is, without {function}",
+        source=source,
+        effect=effect,
+        treatment=functools.partial(_replace, module=module, make=nn.Identity) if module else None,
+    )
+
+
+def _replace(model: nn.Module, optimizer: Any, *, module: str, make: Any) -> None:
+    """Put what ``make`` makes in the place of a module."""
+    model.set_submodule(module, make())
+
+
+def use_sigmoid(model: nn.Module, optimizer: Any, *, module: str) -> None:
+    """Put a sigmoid in the place of a module."""
+    _replace(model, optimizer, module=module, make=nn.Sigmoid)
+
+
+def quiet_head(model: nn.Module, optimizer: Any, *, layer: str, std: float | None) -> None:
+    """Normal weights of ``std`` (None leaves them) and no bias."""
+    module: Any = model.get_submodule(layer)
+    if std is not None:
+        nn.init.normal_(module.weight, std=std)
+    if getattr(module, "bias", None) is not None:
+        nn.init.zeros_(module.bias)
+    if optimizer is not None:
+        for parameter in module.parameters(recurse=False):
+            optimizer.state.pop(parameter, None)
+
+
+def standardise_targets(layer: Layer, mean: float, std: float, factor: float) -> Remedy:
+    """Train on targets of mean 0 and std 1; ``factor`` on the learning rate does the same for a loss in large units."""
+    return Remedy(
+        action=f"Standardise the target with its mean {mean:.4g} and standard deviation {std:.4g}",
+        code=f"y = (y - {mean:.6g}) / {std:.6g}  # before the loss; with several columns each by its own\n"
+        f"answer = {std:.6g} * model(x) + {mean:.6g}  # where an answer in the target's unit is needed",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.5; Bishop 1995, section 8.2",
+        effect="outputs stay in the scale that weights and learning rates are made for; start with fresh weights",
+        treatment=functools.partial(_answer_in_units, layer=layer.name, mean=mean, std=std, factor=factor)
+        if layer.kind == "linear"
+        else None,
+    )
+
+
+def _answer_in_units(model: nn.Module, optimizer: Any, *, layer: str, mean: float, std: float, factor: float) -> Any:
+    """The same seen from the other side: the last layer's output is scaled to the target."""
+    if optimizer is not None:
+        optimizer.state.clear()
+        _scale_learning_rate(model, optimizer, factor=factor)
+    return model.get_submodule(layer).register_forward_hook(_InUnits(mean, std))
+
+
+class _InUnits:
+    """Forward hook: the output in the unit of the target."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return output * self.std + self.mean

@@ -42,6 +42,16 @@ LOSSES = {
     "HuberLossBackward0": "smooth-l1",
     "KlDivBackward0": "kl-div",
 }
+AVERAGING = {
+    f"{name}Backward{version}"
+    for name in ("Mean", "Sum", "Mul", "Div", "Neg", "View", "ReshapeAlias", "Squeeze", "ToCopy")
+    for version in (0, 1, 2)
+}  # what a loss may do with squares or magnitudes and still be a mean of them
+RESHAPING = {
+    f"{name}Backward{version}"
+    for name in ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "ToCopy", "Alias", "Clone")
+    for version in (0, 1, 2)
+}  # what leaves the elements as they are, in their order
 NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
 
 
@@ -49,11 +59,12 @@ NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all l
 class Path:
     """The way from the loss down to the last layer that is no nonlinearity: autograd nodes, the loss first.
 
-    ``layer`` is the name of that layer, "" where it is unknown.
+    ``layer`` is the name of that layer, "" where it is unknown, ``end`` the node of its output.
     """
 
     nodes: tuple[Node, ...] = ()
     layer: str = ""
+    end: Node | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,13 +86,27 @@ class Path:
             return "cross-entropy" if kind == "nll" and after and after[0] == "LogSoftmaxBackward0" else kind
         if "LogSoftmaxBackward0" in names:  # torch's kl_div is made of these too: xlogy(t, t) - t * log p
             return "kl-div" if "SubBackward0" in names else "cross-entropy"
-        while names and names[0] in ("MulBackward0", "DivBackward0"):  # a factor on the whole
-            names = names[1:]
-        if "SubBackward0" in names and names[0] in ("MeanBackward0", "SumBackward0"):
-            if "PowBackward0" in names or "MulBackward0" in names:
-                return "mse"
-            return "l1" if "AbsBackward0" in names else ""
+        difference = self.difference
+        if difference is not None and set(names[: difference - 1]) <= AVERAGING:
+            return "l1" if names[difference - 1] == "AbsBackward0" else "mse"
         return "nll" if "LogBackward0" in names else ""
+
+    @property
+    def difference(self) -> int | None:
+        """Place of the node that takes prediction and target from each other, below a square or a magnitude.
+
+        None in torch's own losses, and in others that compare no values.
+        """
+        for place, node in enumerate(self.nodes[1:], 1):
+            if node.name() == "SubBackward0":
+                above, operands = self.nodes[place - 1], [child for child, _ in node.next_functions]
+                power = above.name() == "AbsBackward0" or _square(above)
+                return place if power and len(operands) == 2 and None in operands else None
+        return None
+
+    def after(self, place: int) -> Node | None:
+        """The node below the one at ``place``."""
+        return self.nodes[place + 1] if place + 1 < len(self.nodes) else self.end
 
 
 @dataclass
@@ -152,7 +177,7 @@ def loss_path(root: Node, outputs: Mapping[Node, str] | None = None) -> Path:
     while queue:
         node = queue.popleft()
         if outputs and node in outputs:
-            return Path(_way(parents, parents[node]), outputs[node])
+            return Path(_way(parents, parents[node]), outputs[node], node)
         if not outputs and node.name() in LOSSES:
             after = node.next_functions[0][0]
             return Path((*_way(parents, node), *(() if after is None else (after,))))
@@ -245,6 +270,9 @@ def describe_loss(path: Path) -> Loss:
     names = path.names
     extent, axis = _softmax(path)
     reduction = getattr(node, "_saved_reduction", 1)  # 0 none, 1 mean, 2 sum
+    predicted = _predicted(path)
+    if node is None and path.difference is not None:
+        outputs = made_shape(path.nodes[path.difference])
     return Loss(
         path.kind,
         names,
@@ -253,9 +281,10 @@ def describe_loss(path: Path) -> Loss:
         softmax_extent=extent,
         softmax_axis=axis,
         outputs=outputs,
+        predicted=predicted,
         targets=targets,
         classes=classes,
-        broadcast=_broadcast(path),
+        broadcast=prod(outputs) > prod(predicted) > 0 if predicted else False,
         elements=_elements(path),
         summed=reduction == 2 or (reduction == 0 and "SumBackward0" in names),
     )
@@ -267,11 +296,30 @@ def learned_target(node: Node) -> bool:
     return ends[0] and any(ends[1:])
 
 
-def _broadcast(path: Path) -> bool:
-    """Whether the prediction was expanded right before it met the target."""
-    meeting = "SubBackward0" if path.loss_node is None else path.loss_node.name()
-    names = path.names
-    return meeting in names and names[names.index(meeting) + 1 :][:1] == ("ExpandBackward0",)
+def made_shape(node: Node) -> tuple[int, ...]:
+    """Shape of the tensor that a node made; () where it is a scalar or unknown."""
+    metadata: list[Any] = getattr(node, "_input_metadata", [])
+    return tuple(int(extent) for extent in metadata[0].shape) if metadata else ()
+
+
+def _predicted(path: Path) -> tuple[int, ...]:
+    """Shape of the prediction as it came to meet its target, () where unknown."""
+    node, place = path.loss_node, path.difference
+    if node is not None:
+        place = path.nodes.index(node)
+    below = None if place is None else path.after(place)
+    if below is None:
+        return () if node is None else tuple(node._saved_self.shape)
+    if below.name() == "ExpandBackward0":
+        return tuple(int(extent) for extent in below._saved_self_sym_sizes)
+    return made_shape(below)
+
+
+def _square(node: Node) -> bool:
+    """Whether a node squares one tensor."""
+    if node.name() == "PowBackward0":
+        return bool(node._saved_exponent == 2)
+    return node.name() == "MulBackward0" and len({child for child, _ in node.next_functions}) == 1
 
 
 def _elements(path: Path) -> int:

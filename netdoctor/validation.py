@@ -71,7 +71,7 @@ def stale_norms(history: History, stale: float) -> Cause | None:
         f"evaluation, and sees {mean:.3g} and {std:.3g} in training",
         tuple(found),
         (
-            Reading(f"distance of the means of {name}, in standard deviations", distance, moved),
+            Reading(f"distance of the means of {name}, in standard deviations", distance, stale),
             Reading(f"factor between the standard deviations of {name}", factor, float(np.exp(stale))),
         ),
     )

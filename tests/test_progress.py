@@ -53,6 +53,14 @@ def test_a_plateau_after_a_fall_to_the_constant_prediction_is_stalled() -> None:
     assert found.stalled
 
 
+def test_no_constant_stands_for_targets_that_move() -> None:
+    losses = (0.01 * 0.99 ** np.arange(400)).tolist()
+    found = progress(History.of(loss=losses, constant_loss=np.linspace(1e-4, 0.05, 400).tolist()))
+    assert found is not None
+    assert found.constant is None
+    assert found.learned  # as against the start
+
+
 def test_a_slow_fall_that_matters_is_falling_and_one_that_does_not_is_stalled() -> None:
     slow, slower = np.linspace(2.4, 2.3, 400), np.linspace(2.4, 2.395, 400)
     assert progress(run(slow + NOISE / 10)).falling  # type: ignore[union-attr]

@@ -97,6 +97,34 @@ def test_a_silent_broadcast_is_seen():
     assert described.outputs == (8, 8)
 
 
+@pytest.mark.parametrize(
+    ("loss", "shape", "broadcast"),
+    [
+        (lambda o, t: ((o - t) ** 2).mean(), (8,), True),
+        (lambda o, t: (t - o).abs().mean(), (8,), True),
+        (lambda o, t: F.l1_loss(o, t), (8,), True),
+        (lambda o, t: (o.squeeze(1) - t).square().mean(), (8, 1), True),
+        (lambda o, t: ((o - t) ** 2).mean(), (8, 1), False),
+        (lambda o, t: (o.squeeze(1) - t).square().mean(), (8,), False),
+        (lambda o, t: ((o - t) ** 2).mean(), (1,), False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_broadcast_is_seen_in_a_loss_written_by_hand(loss, shape, broadcast):
+    output = nn.Linear(4, 1)(torch.randn(8, 4))
+    described = describe_loss(traced(loss(output, torch.randn(shape)), layer=output).path)
+    assert described.broadcast is broadcast
+    assert described.outputs == ((8, 8) if broadcast else described.predicted)
+
+
+def test_quantiles_and_margins_are_no_squares():
+    output = nn.Linear(4, 3)(torch.randn(8, 4))
+    difference = TARGET - output
+    pinball = torch.maximum(0.9 * difference, -0.1 * difference).mean()
+    assert traced(pinball, layer=output).path.kind == ""
+    assert traced((output.norm(dim=1) - 1).relu().square().mean(), layer=output).path.kind == ""
+
+
 def test_without_known_layers_the_path_ends_at_the_loss_function():
     output = nn.Linear(4, 3)(torch.randn(8, 4))
     assert loss_path((F.cross_entropy(output, CLASSES) / 2).grad_fn).names == (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from netdoctor import watch
 from netdoctor.probes.memory import keep, time_gradient
 from netdoctor.probes.sampling import Samples
-from netdoctor.probes.thorough import Pacing, effective_rank, quantiles
+from netdoctor.probes.thorough import Pacing, batch_signal, effective_rank, quantiles
 from netdoctor.statistics import LEVELS, QUANTILES
 
 CPU = torch.device("cpu")
@@ -56,6 +56,21 @@ def test_the_effective_rank_is_the_participation_ratio_of_the_eigenvalues(scale)
         assert got[slot].item() == pytest.approx(eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rel=1e-3)
     assert got[0] < 3.01
     assert got[2].isnan() or got[2] < 2  # without any variance there is no dimension
+
+
+def test_the_signal_over_the_batch_leaves_out_what_differs_between_positions():
+    generator = torch.Generator().manual_seed(0)
+    images, tokens = torch.randn(16, 3, 2, 2, generator=generator) * 1e4, torch.randn(8, 4, 20, generator=generator)
+    samples = Samples(5)
+    samples.store(0, images, 1)
+    samples.store(1, tokens)
+    samples.store(2, images[:1].expand_as(images).contiguous(), 1)  # one image again and again
+    samples.store(3, tokens[:1])  # a batch of one
+    got = batch_signal(samples, CPU)
+    for slot, tensor in enumerate((images, tokens)):
+        assert got[slot].item() == pytest.approx(tensor.double().var(0, correction=0).mean().sqrt().item(), rel=1e-6)
+    assert got[2] < 1e-7 * 1e4  # the rounding of sums in float64
+    assert got[3:].isnan().all()
 
 
 def entropy(shares: Tensor, possible: Tensor) -> tuple[float, float]:
@@ -250,3 +265,7 @@ def test_distributions_and_ranks_come_into_the_history():
     eigenvalues = np.linalg.eigvalsh(np.cov(outputs[0].double().numpy().T))
     want = eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
     assert history.series("effective_rank", "0")[1][0] == pytest.approx(want, rel=1e-3)
+    deviation = np.sqrt(outputs[0].double().numpy().var(0).mean())
+    assert history.series("activation_batch_signal", "0")[1][0] == pytest.approx(deviation, rel=1e-5)
+    deviation = np.sqrt(outputs[0].clamp_min(0).double().numpy().var(0).mean())
+    assert history.series("input_batch_signal", "2")[1][0] == pytest.approx(deviation, rel=1e-5)

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from netdoctor.facts import WEIGHTED, Layer
 from netdoctor.probes import memory
 from netdoctor.probes.anatomy import unit_axis
+from netdoctor.probes.comparisons import ELEMENTS
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
@@ -25,6 +26,9 @@ from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Form, Node
+
+HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
+LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class ActivationProbe:
         given: The input of the root's last pass, in sampled steps or without gradients, until it was looked at.
         ungraded: Names of the layers that ran without gradients inside a pass of the root with gradients.
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
+        last: Autograd node of each weight layer's output likewise, in steps where predictions are read.
+        outputs: What some of the last of them, and the root, made, by node.
         transparent: Names of the layers that are nonlinearities, and of those that are dropout.
     """
 
@@ -89,12 +95,14 @@ class ActivationProbe:
         self.ungraded: set[str] = set()
         self._without: list[str] = []  # layers that ran without gradients since the root's last pass
         self.nodes: dict[Node, str] = {}
+        self.last: dict[Node, str] = {}
+        self.outputs: dict[Node, Tensor] = {}
         self.input_floating: bool | None = None
         self.batch = 0
         self._fail = fail
         self.layers = layers
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
-        self._tracing = False
+        self._tracing = self._keeping = False
         self.counting = False
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
         self._hooks: list[ForwardHook | PassHook] = []
@@ -158,6 +166,8 @@ class ActivationProbe:
                 handle.remove()
         self._modules, self._hooks, self._handles = [], [], []
         self.nodes.clear()
+        self.last.clear()
+        self.outputs.clear()
 
     def forward(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Sample one call of a layer: the first of each forward pass; a later pass replaces an earlier one."""
@@ -207,6 +217,24 @@ class ActivationProbe:
             self._fail("activation gradients", error)
         self.spent += perf_counter() - start
 
+    def answered(self, output: Any) -> None:
+        """Keep what the root made, on steps where predictions are read."""
+        try:
+            if self._keeping and torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is None:
+                produced = first_tensor(output)
+                if produced is not None and produced.grad_fn is not None:
+                    self._keep(produced)
+        except Exception as error:  # noqa: BLE001
+            self._fail("outputs", error)
+
+    def _keep(self, produced: Tensor) -> None:
+        """A loss written by hand may compare it with a target, and keeps the difference alone."""
+        if type(produced) is Tensor and produced.numel() <= ELEMENTS:
+            self.outputs.pop(produced.grad_fn, None)
+            self.outputs[produced.grad_fn] = produced.detach()
+            if len(self.outputs) > LAST:
+                del self.outputs[next(iter(self.outputs))]
+
     def _sample(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         given = first_tensor(args)
         if not self.forms and args:
@@ -239,7 +267,10 @@ class ActivationProbe:
                 self.nodes.setdefault(
                     produced.grad_fn, self.layers[slot].name
                 )  # a container's output is its last layer's
-            if self.layers[slot].kind in WEIGHTED:  # what nonlinearities and norms get, the layer before gets too
+            if self._keeping and produced.grad_fn is not None and self.layers[slot].kind in WEIGHTED:
+                self._keep(produced)
+                self.last[produced.grad_fn] = self.layers[slot].name
+            if self.layers[slot].kind in HOOKED:  # what nonlinearities and norms get, the layer before gets too
                 produced.register_hook(GradientHook(self, slot, axis))
 
     def _sample_input(self, slot: int, given: Tensor) -> None:
@@ -263,8 +294,14 @@ class ActivationProbe:
         self._axis_of_shape[output.shape] = axis
         return axis
 
-    def begin(self, on: bool, tracing: bool = False) -> None:
-        """Start a step, sampled or not; ``tracing`` keeps the layers' autograd nodes until the next one begins."""
+    def begin(self, on: bool, tracing: bool = False, keeping: bool = False) -> None:
+        """Start a step, sampled or not.
+
+        Args:
+            on: Whether it is sampled.
+            tracing: Keep the layers' autograd nodes until the next one begins.
+            keeping: Keep what the last of them made, too.
+        """
         if on:
             self._pass_of = [-1] * len(self.layers)  # a model whose methods are called has no passes to count
             if self._resting:
@@ -279,7 +316,9 @@ class ActivationProbe:
         self.given = None
         self._series.clear()
         self.nodes.clear()
-        self._tracing = tracing
+        self.last.clear()
+        self.outputs.clear()
+        self._tracing, self._keeping = tracing, keeping
         self.on = on
 
     def modules(self) -> list[tuple[str, nn.Module]]:
@@ -317,7 +356,7 @@ class ActivationProbe:
             module = self._modules[slot]()
             if isinstance(module, nn.RNNBase):
                 remembered[slot] = memory.time_gradient(module, series)
-        return ThoroughSample(self.activations, self.gradients, len(self.layers), remembered)
+        return ThoroughSample(self.activations, self.gradients, len(self.layers), self._sources.copy(), remembered)
 
     def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         if not self._limits:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from netdoctor.facts import Loss
 from netdoctor.probes import predictions
+from netdoctor.probes.comparisons import ELEMENTS, Outputs
 from netdoctor.probes.losses import Evaluated
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.scalars import Scalar, Scalars
@@ -27,6 +28,7 @@ KINDS = {
     "huber_loss": ("smooth-l1",),
     "kl_div": ("kl-div",),
 }  # loss function -> kinds that the training loss's nodes give it
+BOUNDS = ("constant_loss", "uninformed_loss")
 
 JUMP = 4.0  # times the losses before: healthy runs reach 3
 MEMORY = 50  # losses
@@ -60,6 +62,7 @@ class TrainingLosses:
         self._open: list[Scalar] = []
         self._stepping = self._stale = False
         self._staged: dict[str, Scalar] = {}  # what the nodes of the open losses told, by statistic
+        self._kinds: set[str] = set()  # of the open losses; "" for those that tell of no constant prediction
         self._taken: list[Scalar] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
         self._explicit: set[int] = set()  # steps whose loss the user gave
@@ -77,7 +80,7 @@ class TrainingLosses:
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
-            self._open, self._staged = [], {}
+            self._open, self._staged, self._kinds = [], {}, set()
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
@@ -90,30 +93,44 @@ class TrainingLosses:
         self._open.append(value)
         return value
 
-    def read(self, path: Path) -> None:
-        """Read predictions, targets and the gradient scaler's scale from the nodes of the loss added last."""
-        if not self._open or not path.nodes:
+    def read(self, path: Path, outputs: Outputs | None = None) -> None:
+        """Read predictions, targets and the gradient scaler's scale from the nodes of the loss added last.
+
+        Args:
+            path: From the loss to the last layer.
+            outputs: What some of its nodes made.
+        """
+        if not self._open:
+            return
+        if not path.nodes:
+            self._bounded("", None)
             return
         if path.names[0] == "MulBackward0" and len(path.nodes) > 1:
             other = path.nodes[0]._saved_other
             # A Python number is saved as float64, a scaler's scale is a float32 tensor.
             self._scaled = other is not None and other.numel() == 1 and other.dtype == torch.float32
             if self._scaled:
-                path = Path(path.nodes[1:])
+                path = Path(path.nodes[1:], path.layer, path.end)
                 if self.scale is None:  # the first loss was added before this was known
                     self.scale = other
                     self._open[-1] = _unscaled(self._open[-1], other)
-        self._staged |= predictions.describe(path)
-        found = self._targets.add(path)
-        if found is not None:
-            parts = len(self._open)  # micro-batches so far: their losses are summed
-            self._staged |= {name: value * parts for name, value in found.items()}
+        self._staged |= predictions.describe(path, outputs)
+        found = self._targets.add(path, outputs)
+        self._bounded(path.kind, found)
         self._staged |= self._targets.described
 
     def tell(self, statistic: str, value: Tensor | None) -> None:
         """What else the nodes of the loss added last told."""
         if self._open and value is not None:
             self._staged[statistic] = value
+
+    def _bounded(self, kind: str, found: dict[str, Scalar] | None) -> None:
+        """Bounds of the loss added last count for the step where all its losses are of one kind: they are summed."""
+        self._kinds.add(kind if found is not None else "")
+        for name in BOUNDS:
+            self._staged.pop(name, None)
+        if found is not None and len(self._kinds) == 1:
+            self._staged |= {name: value * len(self._open) for name, value in found.items()}
 
     def before_step(self) -> None:
         """Any optimizer begins a step."""
@@ -205,7 +222,7 @@ class ValidationLosses:
         summed = batch.options.get("reduction") == "sum"
         counted = target if target is not None and not target.is_floating_point() else batch.output
         one.losses.append((batch.loss.detach(), size, counted.numel() if summed else 0))
-        if target is None or batch.output.numel() > predictions.ELEMENTS:
+        if target is None or batch.output.numel() > ELEMENTS:
             return
         output, target = batch.output.detach(), target.detach()
         one.constant = one.targets.evaluate(batch.function, output, target, batch.options)

@@ -49,6 +49,8 @@ class PassHook:
         probe = self.probe
         if probe is not None and "_is_replica" not in module.__dict__:  # DataParallel's, on threads of their own
             probe.passed(module, args)
+            if probe.on:
+                probe.answered(output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PassHook:
         return PassHook(None)

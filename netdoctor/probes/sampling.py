@@ -26,6 +26,7 @@ class Cut:
     slot_stride: tuple[int, ...]
     rows: int
     units: int
+    outer: int = 1  # of the rows, in the first axis over samples: the batch
 
 
 @lru_cache(maxsize=4096)
@@ -77,7 +78,8 @@ def cut(
             source.append(step * stride[axis])
             target.append(place)
             offset += step // 2 * stride[axis]
-    return Cut(tuple(size), tuple(source), offset, tuple(target), rows, units)
+    outer = counts[samples[0]] if samples else 1
+    return Cut(tuple(size), tuple(source), offset, tuple(target), rows, units, outer)
 
 
 class Samples:
@@ -89,6 +91,7 @@ class Samples:
         values: [slots, most_rows, most_units] on each device.
         rows: Sampled rows of each slot; a new array where one of them changes.
         units: Sampled units of each slot, likewise.
+        outer: Sampled rows of each slot in the first axis over samples: they vary slowest.
         filled: Which slots hold a sample of this step.
     """
 
@@ -98,6 +101,7 @@ class Samples:
         self.values: dict[torch.device, Tensor] = {}
         self.rows: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
+        self.outer: NDArray[np.int64] = np.ones(slots, np.int64)
         self.filled: NDArray[np.bool_] = np.zeros(slots, np.bool_)
         self._forms: list[tuple[Any, ...] | None] = [None] * slots  # of the tensor stored last: shape, stride, device
         self._cuts: list[Cut | None] = [None] * slots
@@ -139,6 +143,7 @@ class Samples:
         values[slot].zero_()
         target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
         self._cuts[slot], self._targets[slot] = where, target
+        self.outer[slot] = where.outer
         if (self.rows[slot], self.units[slot]) != (where.rows, where.units):
             self.rows, self.units = self.rows.copy(), self.units.copy()
             self.rows[slot], self.units[slot] = where.rows, where.units

@@ -61,32 +61,60 @@ def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tenso
     return ranks
 
 
+def batch_signal(samples: Samples, device: torch.device) -> Tensor:
+    """Std over the batch of what each slot holds, at the same position and unit; rms over both, [slots].
+
+    0 where all samples of the batch are the same, though positions within them differ; NaN of a batch of one.
+    """
+    rows, outer = np.where(samples.filled, samples.rows, 0), samples.outer
+    values = samples.values[device]
+    double = values.dtype if device.type == "mps" else torch.float64
+    inner = torch.from_numpy(np.maximum(rows // outer, 1)).to(device)
+    positions = torch.arange(values.shape[1], device=device) % inner[:, None]
+    places = positions[:, :, None].expand(values.shape)
+    sums = torch.zeros(values.shape, dtype=double, device=device).scatter_add_(1, places, values.to(double))
+    count = torch.from_numpy(rows * samples.units).to(device, double)
+    batch = torch.from_numpy(outer).to(device, double)
+    squares = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double).square()
+    within = (squares - sums.square().sum((1, 2)) / batch).clamp_min(0) / count
+    return torch.where((batch > 1) & (count > 0), within.sqrt(), torch.nan)
+
+
 class ThoroughSample:
     """Quantiles of activations and of their gradients, the effective rank and more, on their way to the host.
 
     Args:
-        activations: Of the layers, whose slots come first.
-        gradients: At their outputs.
+        activations: Of the layers, and then of the inputs that are no layer's output.
+        gradients: At the layers' outputs.
         layers: Number of layers.
+        sources: Slot that holds the input of each layer, -1 where it was not seen.
         remembered: `memory.time_gradient` of recurrent layers, by slot.
     """
 
     def __init__(
-        self, activations: Samples, gradients: Samples, layers: int, remembered: Mapping[int, Tensor] | None = None
+        self,
+        activations: Samples,
+        gradients: Samples,
+        layers: int,
+        sources: NDArray[np.int64],
+        remembered: Mapping[int, Tensor] | None = None,
     ) -> None:
         self._remembered = {slot: Transfer(value) for slot, value in (remembered or {}).items()}
         self._parts: list[tuple[NDArray[np.bool_], Transfer]] = []
+        self._signals: list[tuple[NDArray[np.bool_], Transfer]] = []
         for device in activations.values:
             columns = [quantiles(activations, device, layers), effective_rank(activations, device, layers)[:, None]]
             if device in gradients.values:
                 columns.append(quantiles(gradients, device, layers))
             self._parts.append((activations.on(device)[:layers], Transfer(torch.cat(columns, 1))))
-        self._layers = layers
+            self._signals.append((activations.on(device), Transfer(batch_signal(activations, device))))
+        self._layers, self._sources = layers, sources
 
     @property
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
-        return all(transfer.ready for transfer in (*(part for _, part in self._parts), *self._remembered.values()))
+        transfers = [transfer for _, transfer in (*self._parts, *self._signals)]
+        return all(transfer.ready for transfer in (*transfers, *self._remembered.values()))
 
     def decode(self) -> dict[str, NDArray[np.float64]]:
         """By statistic, [layers]."""
@@ -96,7 +124,13 @@ class ThoroughSample:
         for here, transfer in self._parts:
             columns = transfer.numpy().T
             found[: len(columns), here] = columns[:, here]
-        decoded = dict(zip(names, found, strict=True))
+        signals = np.full(len(self._sources) if not self._signals else len(self._signals[0][0]), np.nan)
+        for here, transfer in self._signals:
+            signals[here] = transfer.numpy()[here]
+        decoded = dict(zip(names, found, strict=True)) | {
+            "activation_batch_signal": signals[: self._layers],
+            "input_batch_signal": np.where(self._sources >= 0, signals[self._sources], np.nan),
+        }
         if self._remembered:
             decoded["time_gradient"] = np.full(self._layers, np.nan)
             for slot, transfer in self._remembered.items():

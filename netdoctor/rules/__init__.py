@@ -3,6 +3,10 @@
 from netdoctor.rules.attention_collapse import attention_collapse
 from netdoctor.rules.base import Rule
 from netdoctor.rules.bias_before_batchnorm import bias_before_batchnorm
+from netdoctor.rules.class_collapse import class_collapse
+from netdoctor.rules.class_imbalance import class_imbalance
+from netdoctor.rules.constant_input import constant_input
+from netdoctor.rules.constant_output import constant_output
 from netdoctor.rules.covariate_shift import covariate_shift
 from netdoctor.rules.dead_units import dead_units
 from netdoctor.rules.diverging_loss import diverging_loss
@@ -11,9 +15,11 @@ from netdoctor.rules.excess_dropout import excess_dropout
 from netdoctor.rules.expert_imbalance import expert_imbalance
 from netdoctor.rules.exploding_gradient import exploding_gradient
 from netdoctor.rules.gradient_underflow import gradient_underflow
+from netdoctor.rules.input_not_used import input_not_used
 from netdoctor.rules.learning_rate_too_large import learning_rate_too_large
 from netdoctor.rules.learning_rate_too_small import learning_rate_too_small
 from netdoctor.rules.logit_growth import logit_growth
+from netdoctor.rules.loss_mismatch import loss_mismatch
 from netdoctor.rules.loss_plateau import loss_plateau
 from netdoctor.rules.loss_scale_collapse import loss_scale_collapse
 from netdoctor.rules.loss_spike import loss_spike
@@ -26,21 +32,34 @@ from netdoctor.rules.oscillating_loss import oscillating_loss
 from netdoctor.rules.over_regularized import over_regularized
 from netdoctor.rules.overfitting import overfitting
 from netdoctor.rules.poor_initialization import poor_initialization
+from netdoctor.rules.redundant_softmax import redundant_softmax
 from netdoctor.rules.representation_collapse import representation_collapse
 from netdoctor.rules.saturated_units import saturated_units
+from netdoctor.rules.silent_broadcast import silent_broadcast
 from netdoctor.rules.small_batch_batchnorm import small_batch_batchnorm
 from netdoctor.rules.stale_gradient import stale_gradient
 from netdoctor.rules.symmetric_initialization import symmetric_initialization
 from netdoctor.rules.train_val_mismatch import train_val_mismatch
 from netdoctor.rules.underfitting import underfitting
+from netdoctor.rules.unexpected_initial_loss import unexpected_initial_loss
 from netdoctor.rules.unnormalized_input import unnormalized_input
+from netdoctor.rules.unnormalized_target import unnormalized_target
 from netdoctor.rules.vanishing_gradient import vanishing_gradient
 from netdoctor.rules.weight_growth import weight_growth
 from netdoctor.rules.weights_not_updated import weights_not_updated
 from netdoctor.rules.wrong_mode import wrong_mode
+from netdoctor.rules.wrong_output_activation import wrong_output_activation
 
 ALL: tuple[Rule, ...] = (
+    constant_input,
     unnormalized_input,
+    constant_output,
+    redundant_softmax,
+    silent_broadcast,
+    loss_mismatch,
+    wrong_output_activation,
+    unnormalized_target,
+    class_imbalance,
     symmetric_initialization,
     missing_nonlinearity,
     excess_dropout,
@@ -53,6 +72,8 @@ ALL: tuple[Rule, ...] = (
     loss_scale_collapse,
     stale_gradient,
     expert_imbalance,
+    unexpected_initial_loss,
+    input_not_used,
     no_gradient,
     weights_not_updated,
     diverging_loss,
@@ -77,4 +98,5 @@ ALL: tuple[Rule, ...] = (
     underfitting,
     loss_plateau,
     not_learning,
+    class_collapse,
 )

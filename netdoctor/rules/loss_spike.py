@@ -145,8 +145,8 @@ def _recurring(
         middle, spread = float(np.median(near)), float(np.median(np.abs(np.diff(near)))) / 0.954
         if losses[row] > middle + max(sigmas * spread, apart) > 0:
             hits.append((int(when[place]), float(losses[row]), middle))
-    apart = [hit for i, hit in enumerate(hits) if not i or hit[0] - hits[i - 1][0] > 1]
-    if len(apart) < least or 4 * len(hits) > len(norms) or not _calm(history, hits[-1][0], calm):
+    single = [hit for i, hit in enumerate(hits) if not i or hit[0] - hits[i - 1][0] > 1]
+    if len(single) < least or 4 * len(hits) > len(norms) or not _calm(history, hits[-1][0], calm):
         return None
     return _Spikes(
         tuple(hit[0] for hit in hits), max(hit[1] for hit in hits), float(np.median([hit[2] for hit in hits]))

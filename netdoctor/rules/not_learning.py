@@ -14,11 +14,13 @@ from netdoctor.remedies import find_learning_rate
 from netdoctor.rules.base import rule
 
 
-@rule(Severity.WARNING, explains=())
+@rule(Severity.WARNING, explains=("class-collapse",))
 def not_learning(
     history: History,
     *,
     patience: int = 150,  # steps: the slowest of 180 healthy runs without such layers took 100 to 125
+    patience_sure: int = 80,  # steps, where a gain can be ruled out: it could in none of 170 healthy runs after step 50
+    ruled_out: float = 0.02,  # gain over the constant, of its loss, that the mean loss lies 2 standard errors below
     patience_sequence: int = 1000,  # steps, recurrent or attention layers: plateaus of 100, 300 and 750 steps broke
     patience_start: int = 500,  # steps, best constant prediction unknown: the loss is held against its own start
     rising: float = 1.5,  # growth of the learning rate over the last half of the run: a warm-up is not judged
@@ -37,15 +39,15 @@ def not_learning(
     ## When it is wrong
     Tasks with a long plateau before the first gain (parity, algorithmic sequences): models with recurrent or attention
     layers get a note before step 1000. Targets that no input predicts. Losses that are no measure of learning: a GAN's
-    and a policy gradient's are not judged, other surrogates get a note at most.
+    and a policy gradient's are not judged; other surrogates, and targets that move, get a note at most.
 
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("input-independent baseline", "overfit one batch"). In 22
     healthy and 64 faulty programs, "no better than a constant" flagged 0 and 45.
     """
     run = progress(history)
-    if run is None or run.steps < patience:
-        yield Skipped(UNTOLD if run is None else f"fewer than {patience} steps")
+    if run is None or run.steps < patience_sure:
+        yield Skipped(UNTOLD if run is None else f"fewer than {patience_sure} steps")
         return
     rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
     if len(rates):
@@ -56,10 +58,14 @@ def not_learning(
     if not run.stalled:
         return
     known = run.constant is not None
+    sequence = any(layer.kind in ("recurrent", "attention") for layer in history.facts.layers)
+    surely = known and not sequence and run.gain + 2 * run.error / (abs(run.reference) or 1.0) < ruled_out
+    if not surely and run.steps < patience:
+        yield Skipped(f"fewer than {patience} steps")
+        return
     if not known and run.steps < patience_start:
         yield Skipped(f"fewer than {patience_start} steps of a loss written by hand")
         return
-    sequence = any(layer.kind in ("recurrent", "attention") for layer in history.facts.layers)
     sure = known and (run.steps >= patience_sequence or not sequence)
     baseline = "the best constant prediction has" if known else "it started with"
     yield Evidence(
@@ -118,6 +124,6 @@ FIRES: tuple[History, ...] = (
 QUIET: tuple[History, ...] = (
     _history([2.3 * 0.98**i + n for i, n in enumerate(_NOISE)]),  # healthy
     _history([0.02 + n / 10 for n in _NOISE]),  # converged
-    _history([2.31 + n for n in _NOISE[:100]]),  # too early
+    _history([2.31 + n for n in _NOISE[:70]]),  # too early
     _history([2.31 + n for n in _NOISE], constant=None),  # too early
 )

@@ -16,6 +16,7 @@ from netdoctor.stacks import Stack, mean, stacked, stacks, stream
 CAUSED = (
     "attention-collapse",
     "logit-growth",
+    "unexpected-initial-loss",
     "learning-rate-too-large",
     "learning-rate-too-small",
     "exploding-gradient",

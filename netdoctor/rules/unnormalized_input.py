@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.facts import WEIGHTED, Facts, Layer, spoken
+from netdoctor.ends import first_layers
+from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
 
 CAUSED = (
     "poor-initialization",
+    "unexpected-initial-loss",
     "learning-rate-too-large",
     "exploding-gradient",
     "non-finite",
@@ -24,6 +26,7 @@ CAUSED = (
     "underfitting",
     "loss-plateau",
     "not-learning",
+    "class-collapse",
 )
 
 
@@ -58,7 +61,7 @@ def unnormalized_input(
     LeCun et al. 1998, Efficient BackProp, section 4.3. Ioffe & Szegedy 2015, section 2. DeepDiagnosis and UMLAUT alarm
     outside [-1, 1], which fires on standardised data too (11 of 22 healthy programs).
     """
-    entries = tuple(_entries(history.facts))
+    entries = tuple(first_layers(history.facts))
     names = tuple(layer.name for layer in entries)
     mean, std, signal, high = (
         _start(history, name, names, samples) for name in ("input_mean", "input_std", "input_signal", "input_max")
@@ -93,16 +96,6 @@ def unnormalized_input(
             remedies=(each, one) if features else (one, each),
             severity=Severity.NOTE if normed else Severity.WARNING,
         )
-
-
-def _entries(facts: Facts) -> Iterator[Layer]:
-    """Weight layers that take the model's input; behind layers without a gradient the graph does not tell."""
-    frozen = {parameter.layer for parameter in facts.parameters if parameter.connected is False}
-    for layer in facts.layers:
-        if layer.called and not layer.inputs and layer.kind in WEIGHTED:
-            yield layer
-        if layer.name in frozen or not layer.called:
-            return
 
 
 def _start(history: History, statistic: str, names: tuple[str, ...], samples: int) -> dict[str, float]:

@@ -98,7 +98,8 @@ def test_a_loss_that_feeds_itself_is_named() -> None:
 def test_a_critic_that_nothing_bounds_is_named() -> None:
     def wasserstein(model: nn.Module, generator: torch.Generator) -> Tensor:
         real, fake = torch.randn(2, 64, 3, generator=generator)
-        return model(fake).mean() - model(real + 1.0).mean()
+        judged: Tensor = model(fake).mean() - model(real + 1.0).mean()
+        return judged
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
@@ -112,7 +113,8 @@ def test_quiet_on_runs_that_go_down_whatever_their_sign() -> None:
         """The negative logarithm of a density, which ends below 0."""
         x = torch.randn(64, 1, generator=generator)
         mean, scale = model(x).chunk(2, 1)
-        return (scale + 0.5 * ((0.05 * x - mean) / scale.exp()).square()).mean()
+        loss: Tensor = (scale + 0.5 * ((0.05 * x - mean) / scale.exp()).square()).mean()
+        return loss
 
     for kind in (torch.optim.SGD, torch.optim.Adam):
         model = mlp()

@@ -13,7 +13,7 @@ def test_constant_inputs() -> None:
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     findings, _ = train(rule, model, optimizer, 200, (torch.zeros_like(inputs), targets))
-    assert findings[0].step == 150
+    assert findings[0].step == 80
     assert findings[0].severity == Severity.WARNING
     assert "best constant prediction" in findings[0].message
     loader = [(inputs[:32], targets[:32])]

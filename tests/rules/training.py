@@ -69,3 +69,33 @@ def train(
             findings += verdict.findings
     monitor.close()
     return tuple(findings), losses
+
+
+def findings_of(
+    rule: Rule, model: nn.Module, optimizer: torch.optim.Optimizer, loss_of: Callable[[int], Tensor], steps: int
+) -> tuple[Finding, ...]:
+    """What ``rule`` says after each of ``steps`` steps of a loop whose loss in step ``i`` is ``loss_of(i)``."""
+    torch.set_num_threads(1)
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule], every=1)
+    findings: list[Finding] = []
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss_of(step).backward()
+        optimizer.step()
+        verdict = monitor.diagnose()
+        assert not [skip for skip in verdict.skipped if skip.reason.startswith("failed")], verdict.skipped
+        findings += verdict.findings
+    monitor.close()
+    return tuple(findings)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss_of: Callable[[int], Tensor], steps: int) -> float:
+    """Train on, unwatched; the mean loss of the last tenth."""
+    losses = []
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        loss = loss_of(step)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return sum(losses[-steps // 10 :]) / len(losses[-steps // 10 :])

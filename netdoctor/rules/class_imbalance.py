@@ -1,0 +1,156 @@
+"""Most targets are of one class, and the model answers nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from netdoctor.ends import head, last_layers
+from netdoctor.facts import Facts, Layer, Loss
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.progress import progress
+from netdoctor.rules.base import rule
+
+CAUSED = ("learning-rate-too-small", "covariate-shift", "overfitting", "loss-plateau", "not-learning", "class-collapse")
+
+
+@rule(Severity.WARNING, explains=CAUSED)
+def class_imbalance(
+    history: History,
+    *,
+    ratio: float = 10.0,  # of the most frequent class to the mean of the others (SageMaker Debugger, ClassImbalance)
+    least: float = 0.5,  # share of the most frequent class: of many classes, as in language, one is 10x as frequent
+    alone: float = 0.995,  # share from which there is only one class
+    answers: float = 0.98,  # share of one class in the predictions: the model has given up the others
+    patience: int = 20,  # steps: an untrained model, too, often answers with one class
+    patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
+    batches: int = 3,  # of targets at least
+) -> Iterator[Evidence | Skipped]:
+    """One class is far more frequent in the targets, as the loss weighs them, and takes all predictions.
+
+    ## What it looks at
+    Shares of the classes in the targets of the first batches, times the class weights of the loss; the share of the
+    class that the predictions favour in the last samples.
+
+    ## Why it matters
+    Always answering with the frequent class is the quickest gain, and where the others are rare there is little more to
+    be gained by the loss's measure: they are learned late or never, while accuracy looks fine.
+
+    ## When it is wrong
+    Rare classes may be rare on purpose, and accuracy all that counts. Segmentation and tagging, where the background
+    comes first, are given more steps. Several labels a sample and language are not judged. As soon as the rare classes
+    are predicted, nothing is said.
+
+    ## References
+    He & Garcia 2009, Learning from imbalanced data. Buda et al. 2018, A systematic study of the class imbalance problem
+    in convolutional neural networks (oversampling works best). Amazon SageMaker Debugger, ClassImbalance.
+    """
+    facts = history.facts
+    loss = facts.loss
+    shares, predicted = history.series("largest_class_share")[1], history.series("largest_predicted_share")[1]
+    if facts.several_losses or len(shares) < batches or not loss.nodes or not _direct(loss):
+        yield Skipped(f"fewer than {batches} batches of targets that are classes")
+        return
+    binary = loss.kind.startswith("binary")
+    if binary and prod(loss.outputs[1:]) > 1:
+        yield Skipped("several labels a sample")
+        return
+    classes = 2 if binary else max(loss.classes, loss.softmax_extent)
+    share, favoured = float(shares[-1]), float(np.median(predicted[-5:])) if len(predicted) else 0.0
+    if classes < 2:
+        return
+    bound = max(least, ratio / (ratio + classes - 1))
+    single = share >= alone
+    if share < bound or history.step < (patience // 2 if single else patience):
+        return
+    if not single:
+        state = progress(history)
+        tokens = prod(loss.targets) > 2 * facts.batch > 0
+        if favoured < answers or (tokens and (history.step < patience_tokens or (state is not None and state.learned))):
+            return
+    rare = 1 - share
+    said = (
+        "all targets so far are"
+        if single and share > 1 - 1e-6
+        else f"{share:.3g} of the targets, as the loss weighs them, are"
+    )
+    yield Evidence(
+        message=f"Of {classes} classes, {said} of one"
+        + (f", and so are {favoured:.0%} of the last predictions" if favoured >= answers else ""),
+        layers=last_layers(facts),
+        readings=(
+            Reading("share of the most frequent class", share, bound),
+            Reading("share of one class in the predictions", favoured, answers),
+        ),
+        confidence=0.95 if single else 0.85,
+        severity=Severity.ERROR if single and share > 1 - 1e-6 else None,
+        remedies=(_look(), _weigh(binary, rare)) if single else (_weigh(binary, rare), _sample()),
+    )
+
+
+def _direct(loss: Loss) -> bool:
+    """Whether the loss takes what the last layer gives: else the targets may be those of a critic further on."""
+    found = head(loss)
+    if loss.kind in ("cross-entropy", "nll"):
+        return bool({"softmax", "log_softmax"} & set(found.functions)) or found.meets.startswith("NllLoss")
+    return loss.kind.startswith("binary") and found.meets.startswith("BinaryCrossEntropy")
+
+
+def _weigh(binary: bool, rare: float) -> Remedy:
+    code = "counts = torch.bincount(y_train, minlength=classes).clamp_min(1)\n"
+    code += "loss_fn = nn.CrossEntropyLoss(weight=counts.sum() / (len(counts) * counts.float()))"
+    if binary:
+        code = "# where ones are rare: zeros / ones\n"
+        code += f"loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor({(1 - rare) / max(rare, 1e-6):.3g}))"
+    return Remedy(
+        action="Weigh each class by the inverse of its frequency; if you do, are the weights the wrong way round?",
+        code=code,
+        source="King & Zeng 2001, Logistic regression in rare events data; PyTorch documentation, nn.CrossEntropyLoss",
+        effect="a mistake on a rare class costs as much in sum as one on a frequent class",
+    )
+
+
+def _sample() -> Remedy:
+    return Remedy(
+        action="Or draw rare classes more often, and judge by the mean accuracy of the classes",
+        code="chances = 1 / torch.bincount(y_train).clamp_min(1)[y_train]\n"
+        "sampler = torch.utils.data.WeightedRandomSampler(chances, len(y_train))  # DataLoader(..., sampler=sampler)",
+        source="Buda et al. 2018, section 4",
+        effect="every batch holds all classes",
+    )
+
+
+def _look() -> Remedy:
+    return Remedy(
+        action="Look at the labels: not loaded, clamped, sorted by class, or drawn with inverted weights?",
+        code="for _, y in zip(range(5), (y for _, y in loader)):\n    print(y.unique(return_counts=True))",
+        source="Karpathy 2019, A Recipe for Training Neural Networks, step 1",
+        effect="batches that hold all classes",
+    )
+
+
+def _history(share: float, favoured: float, classes: int = 2, steps: int = 40, loss: float = 0.2) -> History:
+    nodes = ("NllLossBackward0", "LogSoftmaxBackward0")
+    what = Loss(
+        "cross-entropy", nodes, (32, classes), (32, classes), (32,), classes, layer="fc", softmax_extent=classes
+    )
+    facts = Facts(layers=(Layer("fc", "linear", called=True),), loss=what, batch=32)
+    return History.of(
+        facts,
+        loss=[loss] * steps,
+        largest_class_share=[share] * steps,
+        largest_predicted_share=[favoured] * steps,
+    )
+
+
+FIRES: tuple[History, ...] = (_history(0.97, 1.0), _history(0.8, 1.0, 10), _history(1.0, 1.0, 10, 12))
+QUIET: tuple[History, ...] = (
+    _history(0.11, 0.2, 10),  # healthy
+    _history(0.97, 0.95),  # rare, but found
+    _history(0.8, 1.0),  # one in five
+    _history(0.17, 1.0, 27),  # letters
+    _history(0.97, 1.0, steps=10),  # too early
+)

@@ -1,0 +1,174 @@
+"""The loss of another task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from netdoctor.ends import head, last_layers
+from netdoctor.facts import Facts, Layer, Loss
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.history import History
+from netdoctor.rules.base import rule
+
+CAUSED = (
+    "wrong-output-activation",
+    "unnormalized-target",
+    "no-gradient",
+    "learning-rate-too-small",
+    "vanishing-gradient",
+    "loss-plateau",
+    "not-learning",
+    "class-collapse",
+)
+
+
+@rule(Severity.WARNING, explains=CAUSED)
+def loss_mismatch(
+    history: History,
+    *,
+    total: float = 0.05,  # deviation from 1 of the probabilities' sum: half precision and an epsilon stay within 0.01
+    several: float = 0.1,  # share of targets with several labels: a few ties are no other task
+    one_hot: float = 0.99,  # share of one-hot targets where values are compared
+    even: float = 0.9,  # evenness of whole targets from 0 up: class indices 0.93 and more, ratings from 1 to 5 0.898
+    indices: tuple[int, int] = (3, 30),  # fewest and most classes: of two, squares are a proper score; more are counts
+    batches: int = 3,  # whose targets tell
+) -> Iterator[Evidence | Skipped]:
+    """The loss fits another kind of target, or another kind of output, than it is given.
+
+    ## What it looks at
+    Cross-entropy of a single output; "probabilities" of classes that do not sum to 1 where the loss picks one of them;
+    several labels a sample under one softmax; one-hot targets under an absolute error, or under squares behind a
+    softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output, which are class indices.
+
+    ## Why it matters
+    Such a loss can fall without the task being learned. Cross-entropy of one output is 0 for every input; where nothing
+    makes classes compete, all rise at no cost; the best constant under an absolute error is the median, 0 for a one-hot
+    column; squares of probabilities have no gradient where the answer is surely wrong.
+
+    ## When it is wrong
+    Squares of one-hot targets without softmax train well and are not reported, nor are squares for two classes. Whole
+    targets may be a quantity that happens to be even, as hours of a day.
+
+    ## References
+    Bishop 2006, Pattern Recognition and Machine Learning, section 4.3. Hui & Belkin 2021, Evaluation of neural
+    architectures trained with square loss vs cross-entropy. Zhang et al. 2021, AutoTrainer ("improper loss").
+    """
+    loss = history.facts.loss
+    if not loss.nodes:
+        yield Skipped("the loss does not show how it is made")
+        return
+    functions = head(loss).functions
+    names = ("probability_total", "several_labels_share", "one_hot_share", "target_evenness", "target_high")
+    readings = {name: history.series(name)[1][:20] for name in names}
+    seen = {name: float(np.median(values)) for name, values in readings.items() if len(values) >= batches}
+    sums, many, flags = (seen.get(name) for name in names[:3])
+    if loss.kind == "cross-entropy" and loss.softmax_extent == 1 and functions[:1] == ("log_softmax",):
+        yield _evidence(
+            history,
+            "Cross-entropy of a single output is 0 whatever the output is, for softmax over one value is always 1",
+            Reading("outputs that softmax runs over", 1.0, 2.0),
+            _SQUARES if loss.targets == () else _BINARY,
+        )
+    elif loss.kind in ("cross-entropy", "nll") and sums is not None and abs(sums - 1) > total:
+        yield _evidence(
+            history,
+            f"The loss picks one class, but what it takes for the probabilities of all sums to {sums:.3g}, not to 1: "
+            "nothing makes the classes compete",
+            Reading("sum of the probabilities of all classes", sums, 1.0),
+            _CATEGORICAL,
+        )
+    elif loss.kind == "cross-entropy" and many is not None and many > several and functions[:1] == ("log_softmax",):
+        yield _evidence(
+            history,
+            f"{many:.0%} of the targets have several labels, but the softmax of a cross-entropy makes labels compete",
+            Reading("share of targets with several labels", many, several),
+            _BINARY,
+        )
+    elif loss.kind in ("mse", "l1", "smooth-l1") and flags is not None and flags >= one_hot:
+        bounded = functions[-1:] in (("softmax",), ("sigmoid",))
+        if loss.kind == "l1" or bounded:
+            name = "an absolute error, whose best constant answer is their median, 0" if loss.kind == "l1" else ""
+            name = name or f"the squares of what {functions[-1]} gives, whose gradient fades where it is surely wrong"
+            yield _evidence(
+                history,
+                f"The targets are one-hot, classes, and the loss is {name}",
+                Reading("share of one-hot targets", flags, one_hot),
+                _CATEGORICAL,
+                severity=None if loss.kind == "l1" or functions[-1] == "softmax" else Severity.NOTE,
+            )
+    elif loss.kind in ("mse", "l1", "smooth-l1") and "target_evenness" in seen:
+        evenness, classes = float(readings["target_evenness"][-1]), int(readings["target_high"].max(initial=0)) + 1
+        if evenness >= even and indices[0] <= classes <= indices[1]:
+            yield _evidence(
+                history,
+                f"The targets are whole numbers from 0 to {classes - 1}, each about as frequent: indices of {classes} "
+                "classes, which the loss takes for a quantity, as if class 1 lay between 0 and 2",
+                Reading("evenness of the targets", evenness, even),
+                _CATEGORICAL,
+                confidence=0.8,
+            )
+
+
+def _evidence(
+    history: History,
+    message: str,
+    reading: Reading,
+    remedy: Remedy,
+    confidence: float = 0.95,
+    severity: Severity | None = None,
+) -> Evidence:
+    layers = last_layers(history.facts)
+    return Evidence(message, layers, (reading,), confidence, remedies=(remedy,), severity=severity)
+
+
+_CATEGORICAL = Remedy(
+    action="Use cross-entropy of the logits, one output a class: its softmax makes the classes compete",
+    code="# no softmax, sigmoid or log in the model; targets are class indices (of one-hot rows: y.argmax(1))\n"
+    "loss = F.cross_entropy(logits, y)",
+    source="PyTorch documentation, nn.CrossEntropyLoss; Bishop 2006, section 4.3.4",
+    effect="a surely wrong answer gets the largest gradient",
+)
+_BINARY = Remedy(
+    action="Use the binary cross-entropy: each output answers a question of its own",
+    code="loss = F.binary_cross_entropy_with_logits(logits, y.float())  # of equal shapes; no sigmoid in the model",
+    source="PyTorch documentation, nn.BCEWithLogitsLoss; Bishop 2006, section 4.3.2",
+    effect="several labels can be right at once, and one output can be wrong",
+)
+_SQUARES = Remedy(
+    action="Use the squared error for a quantity, the binary cross-entropy for a yes or no",
+    code="loss = F.mse_loss(output, y)  # of equal shapes\n"
+    "# or, where y is 0 or 1: loss = F.binary_cross_entropy_with_logits(output, y.float())",
+    source="Bishop 2006, sections 3.1.1 and 4.3.2",
+    effect="the loss depends on the output",
+)
+
+
+def _history(kind: str, *nodes: str, extent: int = 10, **readings: float) -> History:
+    loss = Loss(kind, nodes, layer="fc", softmax_extent=extent)
+    history = History(Facts(layers=(Layer("fc", "linear", called=True),), loss=loss))
+    for name, value in readings.items():
+        history.record_rows(range(1, 6), name, [[value]] * 5)
+    return history
+
+
+_NLL, _LOG, _SOFT, _SUB = "NllLossBackward0", "LogSoftmaxBackward0", "SoftmaxBackward0", "SubBackward0"
+FIRES: tuple[History, ...] = (
+    _history("cross-entropy", "DivBackward1", "SumBackward0", "MulBackward0", _LOG, extent=1),
+    _history("nll", _NLL, _SOFT, probability_total=11.0),
+    _history("cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.7),
+    _history("l1", "MeanBackward0", "AbsBackward0", _SUB, one_hot_share=1.0),
+    _history("mse", "MseLossBackward0", _SOFT, one_hot_share=1.0),
+    _history("mse", "MseLossBackward0", target_evenness=0.99, target_high=9.0),
+)
+QUIET: tuple[History, ...] = (
+    _history("cross-entropy", _NLL, _LOG, probability_total=1.0),  # healthy
+    _history("cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.0),
+    _history("mse", "MseLossBackward0", one_hot_share=1.0),  # squares without softmax
+    _history("mse", "MseLossBackward0", "SigmoidBackward0", one_hot_share=1.0),  # a note
+    _history("mse", "MseLossBackward0", target_evenness=1.0, target_high=1.0),  # two classes
+    _history("mse", "MseLossBackward0", target_evenness=0.89, target_high=5.0),  # ratings
+    _history("mse", "MseLossBackward0", target_evenness=0.0, target_high=2.3),  # a quantity
+    History.of(Facts(loss=Loss("nll", (_NLL, _SOFT))), probability_total=[11.0]),  # too early
+)
