@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
-from netdoctor.facts import Facts
+from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
-from netdoctor.probes import losses, optimizers, softmaxes
+from netdoctor.probes import losses, optimizers, softmaxes, unseen
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
@@ -61,28 +61,25 @@ class Recorder:
         step_ended: Callable[[], None],
         fail: Callable[[str, Exception], None],
     ) -> None:
-        parameters = describe_parameters(model)
         layers = describe_layers(modules)
-        self.history = History(Facts(type(model).__name__, layers, tuple(facts for _, facts in parameters.values())))
+        self.history = History(Facts(type(model).__name__, layers))
         self.step = 0
         self._model = weakref.ref(model)
         self._schedule = schedule
         self._step_ended = step_ended
         self._report_failure = fail
         self._activations = ActivationProbe(modules, layers, self._fail)
-        self._parameters = ParameterProbe(parameters)
-        self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
-        self._names = {identity: name for name, identity in self._ids.items()}
+        self._readings = Readings([layer.name for layer in layers], ())
+        self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
         self._scalars = Scalars()
         self._losses = TrainingLosses(self._scalars)
-        self._stray: StrayPasses | None = StrayPasses([tensor for tensor, _ in parameters.values()])
+        self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
-        self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
         self._validation = ValidationLosses(self._scalars)
-        self._readings = Readings([layer.name for layer in layers], self._parameters.facts)
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
-        self._graph_known = False  # whether the graph of layers has been read
+        self._layers_known = 0  # called layers when the graph of layers was read last
+        self._hidden = False  # whether re-entrant checkpoints hide a part of it
         self._thorough = False  # whether this sample is one
         self._pacing = Pacing()
         self._softmaxes: softmaxes.Softmaxes | None = None
@@ -115,6 +112,27 @@ class Recorder:
             self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
             self._fail("the readings", error)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What cannot be seen of this model, in sentences."""
+        scripted, silent = self._activations.scripted, unseen.uncalled(self.history, *self._activations.called)
+        told = []
+        if scripted:
+            told.append(
+                f"activations of {unseen.listed(scripted)} are not seen: TorchScript takes no hooks; their weights are"
+            )
+        if silent:
+            told.append(
+                f"activations of {unseen.listed(silent)} are not seen, though gradients reach the weights: the module "
+                "itself is not called (but its forward(), or what came in its place)"
+            )
+        if self._hidden:
+            told.append(
+                "how the layers in a re-entrant checkpoint are connected is not seen: "
+                "torch.utils.checkpoint.checkpoint(…, use_reentrant=False) shows it"
+            )
+        return tuple(told)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -186,6 +204,8 @@ class Recorder:
             if self._rest and id(optimizer) == self._solo:
                 self._losses.before_step()
                 return None
+            if self._holdings.strange(optimizer, self._names):
+                self._look_up()
             holding = self._holdings.of(optimizer, self._names)
             if holding.names:
                 self._activations.thread = get_ident()  # compiled forward passes do not tell
@@ -261,11 +281,31 @@ class Recorder:
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
 
+    def _look_up(self) -> None:
+        """See whether other parameters have come in place of those that were known: sharded ones, adapters."""
+        model = self._model()
+        found = {} if model is None else describe_parameters(model)
+        if found and {name: id(tensor) for name, (tensor, _) in found.items()} != self._ids:
+            self.flush()
+            self._take_in(found)
+
+    def _take_in(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
+        self._parameters = ParameterProbe(parameters)
+        self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
+        self._names = {identity: name for name, identity in self._ids.items()}
+        self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
+        self._readings.replace_parameters(self._parameters.facts)
+        self.history.facts = self.history.facts.with_changes(parameters=self._parameters.facts)
+
     def _learn_groups(self) -> None:
-        facts = self.history.facts
-        if len(facts.groups) != len(self._holdings.groups) or facts.optimizers_elsewhere != self._holdings.elsewhere:
-            held = self._holdings.held
-            parameters = tuple(replace(p, group=held.get(p.name)) for p in facts.parameters)
+        facts, trainable = self.history.facts, self._parameters.trainable
+        told = len(facts.groups), facts.optimizers_elsewhere, [p.trainable for p in facts.parameters]
+        if told != (len(self._holdings.groups), self._holdings.elsewhere, trainable):
+            held, self._layers_known = self._holdings.held, 0  # what was thawed is connected from now on
+            parameters = tuple(
+                replace(p, group=held.get(p.name), trainable=asks)
+                for p, asks in zip(facts.parameters, trainable, strict=True)
+            )
             self.history.facts = facts.with_changes(
                 groups=tuple(self._holdings.groups),
                 parameters=parameters,
@@ -327,7 +367,7 @@ class Recorder:
         many = len(self.history.table("constant_loss")) >= TARGETS
         if probe.nodes:
             graph = structure.trace(root, probe.nodes, *probe.transparent)
-            if not self._graph_known:
+            if len(probe.forms) > self._layers_known:  # a branch may be called later
                 self._learn(graph)
             self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
             path = graph.path
@@ -343,7 +383,7 @@ class Recorder:
         self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
         self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
-        self._graph_known = True
+        self._layers_known, self._hidden = len(probe.forms), graph.hidden
 
     def _trace(self, loss: Tensor, value: Tensor | float) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""

@@ -93,6 +93,7 @@ class Graph:
         nonlinearity: Function applied directly to a layer's output.
         mixed: Layers whose output is added to, multiplied by or joined with another path.
         parameters: ``id`` of every parameter that the loss depends on.
+        hidden: Whether there may be more of them: re-entrant checkpoints hide what is in them.
         path: From the loss to the last layer.
         upstream: Nearest layers at or before each node.
     """
@@ -101,6 +102,7 @@ class Graph:
     nonlinearity: dict[str, str] = field(default_factory=dict)
     mixed: set[str] = field(default_factory=set)
     parameters: set[int] = field(default_factory=set)
+    hidden: bool = False
     path: Path = Path()
     upstream: dict[Node, tuple[str, ...]] = field(default_factory=dict)
 
@@ -122,6 +124,8 @@ def trace(
     for node in children_first(root):
         if hasattr(node, "variable"):
             graph.parameters.add(id(node.variable))
+        elif node.name() == "CheckpointFunctionBackward":
+            graph.hidden = True
         branches = [upstream[child] for child, _ in node.next_functions if child is not None and upstream[child]]
         nearest = tuple(dict.fromkeys(name for branch in branches for name in branch))[:NEAREST]
         function = FUNCTIONS.get(node.name(), "")
@@ -190,7 +194,7 @@ def children_first(root: Node) -> Iterable[Node]:
 
 
 def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, tuple[int, str]]) -> Facts:
-    """Facts with what the graph and the first forward pass told.
+    """Facts with what the graph and the first forward pass told; what an earlier one told of other layers stays.
 
     Args:
         facts: What was known before.
@@ -206,18 +210,24 @@ def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: M
             called=layer.name in position,
             samples=forms.get(layer.name, (0, ""))[0],
             dtype=forms.get(layer.name, (0, ""))[1],
-            inputs=graph.inputs.get(layer.name, ()),
-            nonlinearity=graph.nonlinearity.get(layer.name, ""),
-            residual=layer.name in graph.mixed,
+            inputs=graph.inputs.get(layer.name, layer.inputs),
+            nonlinearity=graph.nonlinearity.get(layer.name, layer.nonlinearity),
+            residual=layer.name in graph.mixed or layer.residual,
         )
 
     never = len(position)
     layers = sorted((learned(layer) for layer in facts.layers), key=lambda layer: position.get(layer.name, never))
     parameters = tuple(
-        replace(p, connected=parameter_ids[p.name] in graph.parameters if p.name in parameter_ids else None)
-        for p in facts.parameters
+        replace(p, connected=p.connected or _connected(parameter_ids.get(p.name), graph)) for p in facts.parameters
     )
-    return facts.with_changes(layers=tuple(layers), parameters=parameters, loss=describe_loss(graph.path))
+    loss = facts.loss if facts.loss.nodes else describe_loss(graph.path)
+    return facts.with_changes(layers=tuple(layers), parameters=parameters, loss=loss)
+
+
+def _connected(parameter: int | None, graph: Graph) -> bool | None:
+    """Whether the loss depends on the parameter of that ``id``; None where that is unknown."""
+    reached = parameter in graph.parameters
+    return None if parameter is None or (graph.hidden and not reached) else reached
 
 
 def describe_loss(path: Path) -> Loss:

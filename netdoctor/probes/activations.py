@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from threading import get_ident
 from time import perf_counter
@@ -22,8 +22,11 @@ from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Node
+
+PASSES = 4  # forward passes of a step whose graph is kept: more belong to an evaluation with gradients, or a rollout
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class ActivationProbe:
         layers: Their facts; a layer's place is its slot.
         forms: In order of execution, of each layer's output at its first call: values of each unit, and dtype.
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
+        scripted: Names of the layers that take no hook.
         transparent: Names of the layers that are nonlinearities, and of those that are dropout.
     """
 
@@ -88,12 +92,14 @@ class ActivationProbe:
         self._fail = fail
         self.layers = layers
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
-        self._tracing = False
+        self._tracing, self._traced_until = False, 0
         self.counting = False
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
         self._hooks: list[ForwardHook | PassHook] = []
         self._handles: list[RemovableHandle | None] = []
         self._resting = False
+        self.scripted = tuple(name for name, module in modules.items() if is_scripted(module))
+        self._callable = tuple(name for name, module in modules.items() if is_callable(module))
         self._axes = [unit_axis(layer.kind, modules[layer.name]) for layer in layers]
         self._axis_of_shape: dict[torch.Size, int] = {}
         self._pass_of = [-1] * len(layers)  # the pass of this step that was sampled; kept until the next sampled step
@@ -108,6 +114,11 @@ class ActivationProbe:
         self.gradients = Samples(len(layers))
         self._limits: dict[int, float] = {}  # slot -> bound of its elements, of those that feed a bounded nonlinearity
         self._bounds: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def called(self) -> tuple[Container[str], Collection[str]]:
+        """Names of the layers that were called, and of those that could be."""
+        return (*self.forms, *self.scripted), self._callable
 
     def attach(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
         """Install one hook on each layer and one on the root."""
@@ -139,7 +150,7 @@ class ActivationProbe:
         for place, reference in enumerate(self._modules):
             wanted = not self._resting or place == len(self.layers)
             module = reference() if wanted and self._handles[place] is None else None
-            if module is not None:
+            if module is not None and not is_scripted(module):
                 self._handles[place] = module.register_forward_hook(self._hooks[place])
 
     def detach(self) -> None:
@@ -156,19 +167,20 @@ class ActivationProbe:
         start = perf_counter()
         try:
             if (
-                self._pass_of[slot] != self.passes
-                and torch.is_grad_enabled()
-                and torch._C._current_graph_task_id() == -1  # else a checkpoint's second forward
+                self._due(slot)
                 and not torch.compiler.is_compiling()
                 and torch._C._get_tracing_state() is None  # else of torch.jit.trace
                 and not getattr(module, "_is_replica", False)
                 and torch._C._functorch.peek_interpreter_stack() is None
             ):
-                torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
-                try:
-                    self._sample(slot, module, args, output)
-                finally:
-                    torch._C._set_grad_enabled(True)
+                if torch.is_grad_enabled():
+                    torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
+                    try:
+                        self._sample(slot, module, args, output)
+                    finally:
+                        torch._C._set_grad_enabled(True)
+                elif module.training:
+                    self._look_ahead(slot, output)
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
             self._fail("activations", error)
         self.spent += perf_counter() - start
@@ -198,22 +210,38 @@ class ActivationProbe:
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
-        axis, name = self._axis(slot, local), self.layers[slot].name
-        if name not in self.forms:
-            units = local.shape[axis] if local.ndim else 1
-            self.forms[name] = local.numel() // max(units, 1), str(local.dtype).removeprefix("torch.")
-        self._pass_of[slot] = self.passes
+        axis = self._note_form(slot, local)
+        self._pass_of[slot] = self.passes if torch._C._current_graph_task_id() == -1 else max(self.passes - 1, 0)
         if self.layers[slot].kind in ("norm", "dropout"):
             self._evaluating[slot] = not module.training
         self.activations.store(slot, local, axis)
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
-            if self._tracing and produced.grad_fn is not None:
-                self.nodes.setdefault(
-                    produced.grad_fn, self.layers[slot].name
-                )  # a container's output is its last layer's
+            if self._tracing and produced.grad_fn is not None and self.passes < self._traced_until:
+                self.nodes.setdefault(produced.grad_fn, self.layers[slot].name)  # a container's is its last layer's
             if self.layers[slot].kind in WEIGHTED:  # what nonlinearities and norms get, the layer before gets too
                 produced.register_hook(GradientHook(self, slot, axis))
+
+    def _due(self, slot: int) -> bool:
+        """Whether a layer is called for the first time in this pass: checkpoints call it again while backward runs."""
+        if torch._C._current_graph_task_id() == -1:
+            return self._pass_of[slot] != self.passes
+        return self._pass_of[slot] < max(self.passes - 1, 0)  # the pass is over and counted
+
+    def _look_ahead(self, slot: int, output: Any) -> None:
+        """Note the order of execution where a checkpoint runs its layers without gradients first."""
+        produced = first_tensor(output)
+        local = None if produced is None else plain(produced)
+        if local is not None:
+            self._note_form(slot, local)
+
+    def _note_form(self, slot: int, output: Tensor) -> int:
+        """Dimension over units of a layer's output; what it looks like is noted at its first call."""
+        axis, name = self._axis(slot, output), self.layers[slot].name
+        if name not in self.forms:
+            units = output.shape[axis] if output.ndim else 1
+            self.forms[name] = output.numel() // max(units, 1), str(output.dtype).removeprefix("torch.")
+        return axis
 
     def _sample_input(self, slot: int, given: Tensor) -> None:
         seen = self._seen.get(id(given))
@@ -249,7 +277,7 @@ class ActivationProbe:
         self._evaluating[:] = np.nan
         self._seen.clear()
         self.nodes.clear()
-        self._tracing = tracing
+        self._tracing, self._traced_until = tracing, self.passes + PASSES
         self.on = on
 
     def bind(self, layers: tuple[Layer, ...]) -> None:

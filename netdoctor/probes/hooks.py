@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from netdoctor.probes.activations import ActivationProbe
 
 
-class ForwardHook:
+class _Hook:
+    """What `torch.jit.script` asks of a hook before it refuses it."""
+
+    @property
+    def __name__(self) -> str:
+        raise AttributeError(
+            "torch.jit.script takes no module that netdoctor watches: script it before netdoctor.watch(), or call "
+            "monitor.close() first"
+        )
+
+
+class ForwardHook(_Hook):
     """Samples one module's output; copies and pickles of the module carry a stub that does nothing."""
 
     def __init__(self, probe: ActivationProbe | None, slot: int) -> None:
@@ -38,7 +49,7 @@ class ForwardHook:
         return ForwardHook, (None, self.slot)
 
 
-class PassHook:
+class PassHook(_Hook):
     """Counts the forward passes of the root and remembers whether the last one had gradients."""
 
     def __init__(self, probe: ActivationProbe | None) -> None:

@@ -115,6 +115,13 @@ class Holdings:
         self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
         self._known: dict[int, Holding] = {}
 
+    def strange(self, optimizer: Optimizer, names: Mapping[int, str]) -> bool:
+        """Whether an optimizer, met for the first time or with a new group, holds what is no parameter of the model."""
+        known = self._known.get(id(optimizer))
+        if known is not None and known.optimizer() is optimizer and known.groups == len(optimizer.param_groups):
+            return False
+        return any(id(parameter) not in names for group in optimizer.param_groups for parameter in group["params"])
+
     def of(self, optimizer: Optimizer, names: Mapping[int, str]) -> Holding:
         """What ``optimizer`` holds.
 
