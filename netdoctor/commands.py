@@ -12,9 +12,9 @@ from typing import Any
 
 def run(given: argparse.Namespace) -> int:
     """Run a program and watch what it trains."""
-    from netdoctor import program
-    from netdoctor.run import run as run_program
-    from netdoctor.session import Options
+    from netdoctor.running import program
+    from netdoctor.running.run import run as run_program
+    from netdoctor.running.session import Options
 
     start, words = (
         (program.run_module, given.module) if given.module is not None else (program.run_script, given.program)

@@ -16,7 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from netdoctor.facts import Facts
 
-POINTS = 2048  # rows of a table at most: 200 columns x 25 statistics in float32 are 41 MB
+POINTS = 2048  # rows of a table at most
+READINGS = (
+    1 << 18
+)  # of a table at most, where its rows can be fewer: 1 MB; 200 layers with all statistics stay below 50
+FEWEST = 128  # rows that a full table may have at least, however many columns
 AVERAGED = ("loss", "val_loss")  # statistics whose points are averaged, not dropped, when a table is thinned
 FORMAT = "netdoctor-history"
 VERSION = 1
@@ -32,8 +36,8 @@ class HistoryError(ValueError):
 class Table:
     """One statistic over time: a row per recorded step, a column per layer or parameter.
 
-    At most `POINTS` rows. A full table is thinned by two, and from then on a row stands for ``stride`` (2, 4, 8 …)
-    points as they come, so that the rows stay evenly spaced:
+    At most ``points`` rows, the fewer the more columns. A full table is thinned by two, and from then on a row stands
+    for ``stride`` (2, 4, 8 …) points as they come, so that the rows stay evenly spaced:
 
     * by default the first point of each ``stride`` is kept and the others are dropped;
     * where ``averaged``, the row is the mean of the ``stride`` points and bears the last one's step. Points that are
@@ -45,6 +49,7 @@ class Table:
 
     def __init__(self, columns: Sequence[str] = (), averaged: bool = False) -> None:
         self.columns: tuple[str, ...] = ()
+        self.points = POINTS
         self.averaged = averaged
         self.stride = 1
         self._seen = 0  # points added
@@ -180,23 +185,23 @@ class Table:
         self._seen += 1
         if not opens:
             return
-        if self._rows == POINTS:
+        if self._rows >= self.points:
             self._thin()
         if self._rows == len(self._steps):
-            self._resize(min(max(16, 2 * self._rows), POINTS))
+            self._resize(min(max(16, 2 * self._rows), self.points))
         self._rows += 1
 
     def _thin(self) -> None:
         """Halve the rows: means of pairs, or the first of each pair."""
         half = self._rows // 2
         if self.averaged:
-            a, b = self._values[: self._rows : 2], self._values[1 : self._rows : 2]
+            a, b = self._values[: 2 * half : 2], self._values[1 : 2 * half : 2]
             with np.errstate(invalid="ignore"):
                 self._values[:half] = np.where(np.isfinite(a), np.where(np.isfinite(b), a * 0.5 + b * 0.5, a), b)
-            self._steps[:half] = self._steps[1 : self._rows : 2].copy()
+            self._steps[:half] = self._steps[1 : 2 * half : 2].copy()
         else:
-            self._values[:half] = self._values[: self._rows : 2].copy()
-            self._steps[:half] = self._steps[: self._rows : 2].copy()
+            self._values[:half] = self._values[: 2 * half : 2].copy()
+            self._steps[:half] = self._steps[: 2 * half : 2].copy()
         self._rows = half
         self.stride *= 2
 
@@ -227,6 +232,8 @@ class Table:
 
     def _widen(self, columns: tuple[str, ...]) -> None:
         """Take on ``columns``, which begin with the present ones."""
+        if not self.columns and columns:
+            self.points = min(POINTS, max(FEWEST, 1 << (READINGS // len(columns)).bit_length() - 1))
         state = np.full((5, len(columns)), np.nan)
         state[[_SUM, _COUNT]] = 0
         state[:, : len(self.columns)] = self._state

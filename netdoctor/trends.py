@@ -1,5 +1,7 @@
 """Is it rising, falling or flat? Tests that account for noise and its autocorrelation.
 
+scipy is imported where it is used: it takes longer to import than the rest of netdoctor together.
+
 Every function takes plain series, leaves out what is not finite, and answers "cannot tell" (False, p = 1) on too few
 points. Steps are taken as evenly spaced where none are given. All probabilities are two-sided.
 """
@@ -10,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
 
 Array = NDArray[np.float64]
 
@@ -60,6 +61,8 @@ def theil_sen(steps: ArrayLike, values: ArrayLike) -> tuple[float, float, float]
         return 0.0, -np.inf, np.inf
     if np.ptp(y) == 0:
         return 0.0, 0.0, 0.0
+    from scipy import stats
+
     fit = stats.theilslopes(y, x, alpha=0.95)
     return float(fit[0]), float(fit[2]), float(fit[3])
 
@@ -77,6 +80,8 @@ def mann_kendall(values: ArrayLike) -> tuple[float, float]:
         return 0.0, 1.0
     signs = _pairs(finite)
     if len(finite) > EXACT or not signs.all():
+        from scipy import stats
+
         test = stats.kendalltau(np.arange(len(finite)), finite)
         return float(test.statistic), float(test.pvalue)
     falls = int((signs < 0).sum())  # scipy's exact p, at a twentieth of its time
@@ -166,6 +171,8 @@ def welch(before: ArrayLike, after: ArrayLike) -> tuple[float, float]:
         return difference, 0.0
     shrink = 1 / _correlation_time(a - a.mean(), b - b.mean())
     effective = [max(len(window) * shrink, 2.0) for window in (a, b)]
+    from scipy import stats
+
     test = stats.ttest_ind_from_stats(
         b.mean(), b.std(ddof=1), effective[1], a.mean(), a.std(ddof=1), effective[0], equal_var=False
     )
@@ -235,6 +242,8 @@ def _trend(values: Array, sign: int, blocks: int, alpha: float) -> bool:
     if len(values) < FEWEST or _constant(values):
         return False
     values = _fenced(values)
+    from scipy import optimize
+
     curve = optimize.isotonic_regression(values, increasing=sign > 0).x
     tau, p = mann_kendall(_means(values, values - curve, blocks))
     return tau * sign > 0 and p < alpha

@@ -17,8 +17,8 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import netdoctor
-from netdoctor.discovery import PATIENCE, Discovery
 from netdoctor.probes import optimizers
+from netdoctor.running.discovery import PATIENCE, Discovery
 
 INIT = Optimizer.__init__
 

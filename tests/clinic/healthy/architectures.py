@@ -59,11 +59,11 @@ class Repeated(nn.Module):
         return out
 
 
-@healthy(steps=300, bound=0.14)
+@healthy(steps=400, bound=0.14)
 def one_block_used_eight_times() -> Program:
     x, y, x_val, y_val = data.circles()
     model = Repeated()
-    optimizer = RMSprop(model.parameters(), lr=3e-3)
+    optimizer = RMSprop(model.parameters(), lr=1e-3)
     loader = data.batches(x, y, 64)
 
     def step(i: int) -> None:

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Adam
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-)
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.clinic import data, models

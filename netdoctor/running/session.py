@@ -16,10 +16,10 @@ from netdoctor.findings import Severity
 if TYPE_CHECKING:  # torch is left to the program, which may have to set something before it imports it
     from torch import nn
 
-    from netdoctor.discovery import Discovery
     from netdoctor.monitor import Monitor
     from netdoctor.reporters import Reporter
     from netdoctor.reporters.console import Console
+    from netdoctor.running.discovery import Discovery
 
 log = logging.getLogger("netdoctor")
 
@@ -93,7 +93,7 @@ class Session:
         """The program has imported torch."""
         try:
             from netdoctor import monitor
-            from netdoctor.discovery import Discovery
+            from netdoctor.running.discovery import Discovery
 
             monitor.on_watch.append(self._opened)
             self._discovery = Discovery(self._found)

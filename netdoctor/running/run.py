@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from netdoctor.import_hook import after_import
-from netdoctor.program import ProgramError
-from netdoctor.session import Options, Session
-from netdoctor.tracebacks import without_our_frames
+from netdoctor.running.import_hook import after_import
+from netdoctor.running.program import ProgramError
+from netdoctor.running.session import Options, Session
+from netdoctor.running.tracebacks import without_our_frames
 
 FAILED = 3  # exit status of a program that succeeded and of which something was found that it is to fail on
 
