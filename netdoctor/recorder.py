@@ -87,6 +87,7 @@ class Recorder:
         self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
         self._solo = 0  # id of the optimizer whose steps are rested over
         self._closures = False  # whether an optimizer calls a closure
+        self._skipped: Tensor | float = 0.0  # steps that a gradient scaler left out
         self._spent = self._prelude_spent = 0.0
         self._ticked = 0  # the last step at which the clock was looked at
         if optimizer is not None:
@@ -204,26 +205,14 @@ class Recorder:
             if self._rest and id(optimizer) == self._solo:
                 self._losses.before_step()
                 return None
-            if self._holdings.strange(optimizer, self._names):
-                self._look_up()
-            holding = self._holdings.of(optimizer, self._names)
+            holding = self._holding(optimizer)
             if holding.names:
                 self._activations.thread = get_ident()  # compiled forward passes do not tell
             elif self._elsewhere():
                 return None
-            self._losses.before_step()
-            if self._stray is not None:
-                self._stray = self._stray.stepped(bool(holding.names))
-                if self._stray is None and self.history.facts.unstepped:
-                    self.history.facts = self.history.facts.with_changes(unstepped=0)
-            if holding.names:
-                if self._rest:
-                    self._wake()
-                if holding.step == self.step:
-                    self.step += 1
-                holding.step = self.step
-                if self._sampled or self._prelude:
-                    changed = self._see_before(holding.names, args, kwargs)
+            self._enter(holding)
+            if holding.names and (self._sampled or self._prelude):
+                changed = self._see_before(holding.names, args, kwargs)
         except Exception as error:  # noqa: BLE001
             self._fail("optimizer steps", error)
         self._spent += perf_counter() - start
@@ -236,6 +225,7 @@ class Recorder:
                 self.step += 1
                 self._rest -= 1
                 self._losses.after_step(self.step, self._solo, alone=True)
+                self._count_skipped(optimizer)
                 if not self._rest:
                     self._wake()
                     self._end(start)
@@ -244,6 +234,7 @@ class Recorder:
             if holding.names:
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
+                self._count_skipped(optimizer)
                 if self._sampled:
                     self._measure(holding)
                 if all(other.step == self.step for other in at_work):
@@ -252,6 +243,55 @@ class Recorder:
         except Exception as error:  # noqa: BLE001
             self._fail("optimizer steps", error)
         self._spent += perf_counter() - start
+
+    def step_skipped(self, optimizer: Optimizer) -> None:
+        """It counts as a step of the program, and nothing but its loss is recorded."""
+        start = perf_counter()
+        try:
+            if self._elsewhere():
+                return
+            holding = self._holding(optimizer)
+            self._enter(holding)
+            if holding.names:
+                at_work = self._holdings.at_work(self.step - IDLE)
+                self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
+                self._skipped = self._skipped + 1.0
+                self._leftovers.take(id(optimizer))
+                self._keep_scale()
+                if all(other.step == self.step for other in at_work):
+                    self._end(start)
+                    return
+        except Exception as error:  # noqa: BLE001
+            self._fail("optimizer steps", error)
+        self._spent += perf_counter() - start
+
+    def _enter(self, holding: optimizers.Holding) -> None:
+        """An optimizer's step begins, or is left out."""
+        self._losses.before_step()
+        if self._stray is not None:
+            self._stray = self._stray.stepped(bool(holding.names))
+            if self._stray is None and self.history.facts.unstepped:
+                self.history.facts = self.history.facts.with_changes(unstepped=0)
+        if holding.names:
+            if self._rest:
+                self._wake()
+            if holding.step == self.step:
+                self.step += 1
+            holding.step = self.step
+
+    def _count_skipped(self, optimizer: Optimizer) -> None:
+        """One that works with the scaler leaves a step out by itself, without waiting for its device."""
+        found: Tensor | None = getattr(optimizer, "found_inf", None)
+        if found is not None:
+            self._skipped = self._skipped + found
+
+    def _keep_scale(self) -> Tensor | None:
+        """The gradient scaler's scale: a copy, for the scaler changes it in place."""
+        scale = None if self._losses.scale is None else self._losses.scale.detach().clone()
+        if scale is not None:
+            self._scalars.keep(self.step, "loss_scale", scale)
+            self._scalars.keep(self.step, "skipped_steps", self._skipped)
+        return scale
 
     def _see_before(self, held: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         probe = self._parameters
@@ -271,15 +311,19 @@ class Recorder:
         """Reduce a sampled step to its sums."""
         self._learn_groups()
         self._parameters.see_after()
-        parameters = self._parameters.reduce(holding.names, self._losses.scale)
+        fused = getattr(holding.optimizer(), "grad_scale", None) is not None
+        parameters = self._parameters.reduce(holding.names, self._keep_scale(), fused)
         thorough = self._activations.look_thoroughly() if self._thorough else None
         rates, layers = self._holdings.learning_rates(), self._activations.reduce()
         self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes))
-        if self._losses.scale is not None:
-            self._scalars.keep(self.step, "loss_scale", self._losses.scale)
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
+
+    def _holding(self, optimizer: Optimizer) -> optimizers.Holding:
+        if self._holdings.strange(optimizer, self._names):
+            self._look_up()
+        return self._holdings.of(optimizer, self._names)
 
     def _look_up(self) -> None:
         """See whether other parameters have come in place of those that were known: sharded ones, adapters."""

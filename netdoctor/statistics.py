@@ -127,11 +127,20 @@ MEASURED = (
     Statistic("update_ratio", "", "parameter", "norm of the step's update over the norm of the parameter"),
     Statistic("update_rms", "w", "parameter", "root mean square of the step's update"),
     Statistic("gradient_cosine", "", "parameter", "cosine between this step's gradient and the one before"),
+    Statistic(
+        "unchanged_share",
+        "",
+        "parameter",
+        "share of the elements with a gradient that the step does not change, where they have half precision",
+    ),
     Statistic("unit_spread", "", "parameter", "std between units over rms: 0 where all units have the same weights"),
     Statistic("gradient_missing", "", "parameter", "1 where the step found no gradient"),
     Statistic("gradient_norm", "loss/w", "run", "norm of all gradients before clipping"),
     Statistic("clipped_gradient_norm", "loss/w", "run", "norm of all gradients that the step uses"),
     Statistic("cosine", "", "run", "cosine between the whole gradient and the one of the step before"),
+    Statistic(
+        "step_gain", "loss", "run", "what the step takes off the loss to first order: minus gradient times update"
+    ),
     Statistic("learning_rate", "", "group", "learning rate of the param group"),
     Statistic("loss", "loss", "run", "training loss of the step"),
     Statistic("val_loss", "loss", "run", "mean validation loss since the last step"),
@@ -149,6 +158,9 @@ MEASURED = (
     Statistic("one_hot_share", "", "run", "share of the targets that are one-hot rows, where values are compared"),
     Statistic("leftover_gradient", "loss/w", "group", "largest gradient left in the buffers at the next backward pass"),
     Statistic("loss_scale", "", "run", "the gradient scaler's scale"),
+    Statistic(
+        "skipped_steps", "", "run", "steps so far that the gradient scaler left out, for Inf or NaN in a gradient"
+    ),
     Statistic("effective_rank", "", "layer", "dimensions that the outputs of a batch spread over"),
     Statistic("softmax_entropy", "", "layer", "mean entropy of the softmax behind the layer, of what is possible"),
     Statistic("softmax_balance", "", "layer", "the same of its mean over the batch: 1 where all are used alike"),
@@ -172,7 +184,9 @@ def compute(statistics: tuple[Statistic, ...], sums: LayerSums) -> dict[str, Arr
 class ParameterSums:
     """Sums over the sampled elements of each parameter; arrays of shape [steps, parameters].
 
-    ``between_units`` is the sum of the squares of the sums over each row of samples.
+    ``between_units`` is the sum of the squares of the sums over each row of samples, ``gain`` the product of the update
+    and the gradient that the step uses. ``pulled`` counts the elements that this gradient is not zero for, ``unmoved``
+    those of them whose update is; both are NaN where a parameter has full precision.
     """
 
     count: Array
@@ -184,8 +198,12 @@ class ParameterSums:
     product: Array
     weight_total: Array
     between_units: Array
+    gain: Array
+    pulled: Array
+    unmoved: Array
 
-    FIELDS = ("weight", "update", "gradient", "clipped", "previous", "product", "weight_total", "between_units")
+    FIELDS = ("weight", "update", "gradient", "clipped", "previous", "product", "weight_total", "between_units",
+              "gain", "pulled", "unmoved")  # fmt: skip
 
 
 def parameter_statistics(s: ParameterSums, units: Array, sizes: Array) -> dict[str, Array]:
@@ -215,8 +233,10 @@ def parameter_statistics(s: ParameterSums, units: Array, sizes: Array) -> dict[s
             "update_rms": update,
             "update_ratio": np.where(weight > 0, update / weight, np.nan),
             "gradient_cosine": s.product / np.sqrt(s.clipped * s.previous),
+            "unchanged_share": s.unmoved / s.pulled,
             "unit_spread": np.where(units > 1, np.sqrt(across) / weight, np.nan),
             "gradient_norm": np.sqrt(whole(s.gradient, stepped)),
             "clipped_gradient_norm": np.sqrt(whole(s.clipped, stepped)),
+            "step_gain": -whole(s.gain, stepped & np.isfinite(s.update)),
             "cosine": whole(s.product, twice) / np.sqrt(whole(s.clipped, twice) * whole(s.previous, twice)),
         }

@@ -139,6 +139,8 @@ class Oracle:
             if self.previous:
                 old = self.previous[name]
                 want["gradient_cosine", name] = (used[name] * old).sum() / norm([used[name]]) / norm([old])
+        changes = {n: double(p) - before[n] for n, p in parameters.items()}
+        want["step_gain", ""] = -sum(float((used[n] * changes[n]).sum()) for n in used)
         want["gradient_norm", ""] = norm(list(raw.values()))
         want["clipped_gradient_norm", ""] = norm(list(used.values()))
         if self.previous:
@@ -178,7 +180,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
             reading = readings(history, statistic, column).get(step)
             assert reading is not None, (statistic, column, step)
             # Differences of float32 weights, and means and deviations near zero, are known to their rounding only.
-            absolute = {"update_ratio": 1e-6, "activation_mean": 1e-6, "input_mean": 1e-6}
+            absolute = {"update_ratio": 1e-6, "activation_mean": 1e-6, "input_mean": 1e-6, "step_gain": 1e-6}
             tolerance = absolute.get(statistic, 2e-6 if "cosine" in statistic else 1e-7)
             assert reading == pytest.approx(value, rel=EXACT, abs=tolerance), (statistic, column, step)
             seen.add(statistic)
@@ -199,6 +201,8 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "softmax_balance",
         "attention_logit",
         "leftover_gradient",
+        "skipped_steps",
+        "unchanged_share",
         "accuracy",
         "largest_predicted_share",
         "largest_class_share",

@@ -1,16 +1,19 @@
 """Optimizer steps: which parameters they hold, the gradients they use and the updates they make.
 
-torch's global step hooks find the optimizer at its first step, so none has to be passed.
+torch's global step hooks find the optimizer at its first step, so none has to be passed. Steps that a gradient scaler
+leaves out show in its own `step` alone: it is patched with the first listener and restored with the last.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -27,29 +30,56 @@ class Listener(Protocol):
     def after_step(self, optimizer: Optimizer) -> None:
         """An optimizer has made its step."""
 
+    def step_skipped(self, optimizer: Optimizer) -> None:
+        """A gradient scaler was asked for an optimizer's step and left it out."""
+
 
 _listeners: list[Listener] = []
 _handles: list[RemovableHandle] = []
+_scaler_step: tuple[Callable[..., Any], Callable[..., Any]] | None = None  # the original, and what stands in its place
+_steps = 0  # that any optimizer has begun
 
 
 def listen(listener: Listener) -> None:
     """Tell ``listener`` of every optimizer step from now on."""
+    global _scaler_step
     if not _listeners:
         _handles.append(register_optimizer_step_pre_hook(_before_step))
         _handles.append(register_optimizer_step_post_hook(_after_step))
+        _scaler_step = GradScaler.step, _watched(GradScaler.step)
+        GradScaler.step = _scaler_step[1]  # type: ignore[method-assign]
     _listeners.append(listener)
 
 
 def unlisten(listener: Listener) -> None:
     """Tell it no more; the last one to leave removes the hooks."""
+    global _scaler_step
     if listener in _listeners:
         _listeners.remove(listener)
     if not _listeners:
         while _handles:
             _handles.pop().remove()
+        if _scaler_step is not None and GradScaler.step is _scaler_step[1]:  # else somebody patched over it
+            GradScaler.step = _scaler_step[0]  # type: ignore[method-assign]
+        _scaler_step = None
+
+
+def _watched(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def step(scaler: GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        before = _steps
+        result = original(scaler, optimizer, *args, **kwargs)
+        if _steps == before and isinstance(optimizer, Optimizer):
+            for listener in tuple(_listeners):
+                listener.step_skipped(optimizer)
+        return result
+
+    return step
 
 
 def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    global _steps
+    _steps += 1
     changed = None
     told: tuple[Listener, ...] = ()
     while fresh := tuple(listener for listener in _listeners if listener not in told):

@@ -17,6 +17,7 @@ from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import Mask
 
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
+HALVES = (torch.bfloat16, torch.float16)
 BEFORE, AFTER, GRADIENT, *USED = range(5)  # places in the buffer; the two last hold this step's and the last one's
 
 
@@ -33,6 +34,7 @@ class ParameterSample:
         trainable: Which ask for a gradient.
         missing: Which have none.
         scale: The gradient scaler's scale, still on the gradients before clipping; 1 without one.
+        fused: Whether it is still on those that the step used, for the optimizer takes it off.
         parts: For each device: which parameters are there, and what `reduce_parameters` made of them.
     """
 
@@ -44,6 +46,7 @@ class ParameterSample:
     trainable: Mask
     missing: Mask
     scale: Transfer | float
+    fused: bool
     parts: tuple[tuple[Mask, Transfer], ...]
 
     @property
@@ -115,23 +118,28 @@ class ParameterProbe:
         gradients = [t.grad if f.name in names else None for t, f in zip(self.tensors, self.facts, strict=True)]
         self._copy(self._used, gradients)
 
-    def reduce(self, stepped: Container[str], scale: Tensor | float | None = None) -> ParameterSample:
+    def reduce(
+        self, stepped: Container[str], scale: Tensor | float | None = None, fused: bool = False
+    ) -> ParameterSample:
         """Reduce what was sampled to sums, and send these on their way to the host.
 
         Args:
             stepped: Names of the parameters that the optimizer holds.
             scale: The gradient scaler's scale.
+            fused: Whether the optimizer itself takes it off the gradients.
         """
         seen = self._filled(GRADIENT).any()
         gradient = GRADIENT if seen else self._used  # else backward ran out of sight
         order = [BEFORE, AFTER, gradient, self._used, self._used_before]
+        rounded = [slot for slot, tensor in enumerate(self.tensors) if tensor.dtype in HALVES]
         parts = []
         for device, values in self._samples.values.items():
             places = values.view(5, len(self.tensors), *values.shape[1:])
             places[AFTER] -= places[BEFORE]
-            parts.append((self._samples.on(device)[: len(self.tensors)], Transfer(reduce_parameters(places, order))))
+            sums = reduce_parameters(places, order, rounded)
+            parts.append((self._samples.on(device)[: len(self.tensors)], Transfer(sums)))
         first = slice(len(self.tensors))
-        scale = scale if seen and scale is not None else 1.0
+        scale = scale if (seen or fused) and scale is not None else 1.0
         return ParameterSample(
             count=np.where(self._filled(BEFORE), self._samples.rows[first] * self._samples.units[first], 0),
             gradient=self._filled(gradient).copy(),
@@ -141,6 +149,7 @@ class ParameterProbe:
             trainable=np.array(self.trainable),
             missing=np.array([tensor.grad is None for tensor in self.tensors]),
             scale=Transfer(scale) if isinstance(scale, Tensor) else scale,
+            fused=fused,
             parts=tuple(parts),
         )
 

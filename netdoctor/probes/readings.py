@@ -116,8 +116,11 @@ class ParameterReadings:
         seen_gradient, held, trainable = stacked("gradient"), stacked("held"), stacked("trainable")
         scales = np.array([sample.unscale() for sample in samples])
         columns["gradient"] = np.where(seen_gradient, columns["gradient"] / scales[:, None] ** 2, np.nan)
-        columns["clipped"] = np.where(stacked("clipped"), columns["clipped"], np.nan)
-        columns["previous"] = np.where(stacked("previous"), columns["previous"], np.nan)
+        still = np.where([sample.fused for sample in samples], scales, 1.0)[:, None]
+        columns["clipped"] = np.where(stacked("clipped"), columns["clipped"] / still**2, np.nan)
+        columns["previous"] = np.where(stacked("previous"), columns["previous"] / still**2, np.nan)
+        columns["product"] /= still**2
+        columns["gain"] /= still
         columns["update"] = np.where(held, columns["update"], np.nan)
         count = np.stack([sample.count for sample in samples]).astype(float)
         measured = parameter_statistics(ParameterSums(count, **columns), self._units, self._sizes)
@@ -190,6 +193,8 @@ class Readings:
         for name, values in self._layers.decode([sample.layers for sample in ready]).items():
             history.record_rows(steps, name, values[:, self._order], self._columns)
         for name, values in self._parameters.decode([sample.parameters for sample in ready]).items():
+            if name == "unchanged_share" and np.isnan(values).all():
+                continue
             of_run = STATISTICS[name].site == "run"
             history.record_rows(steps, name, values, ("",) if of_run else self._parameter_names)
         for sample in ready:

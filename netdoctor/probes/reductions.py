@@ -38,20 +38,27 @@ def reduce_gradients(values: Tensor) -> Tensor:
     return torch.stack((squares, values.count_nonzero((1, 2)).to(squares.dtype)), 1)
 
 
-def reduce_parameters(values: Tensor, order: Sequence[int]) -> Tensor:
-    """Sums of each parameter, [8, parameters] in the order of `statistics.ParameterSums.FIELDS`.
+def reduce_parameters(values: Tensor, order: Sequence[int], rounded: Sequence[int] = ()) -> Tensor:
+    """Sums of each parameter, [11, parameters] in the order of `statistics.ParameterSums.FIELDS`.
 
     Args:
         values: [5, parameters, rows, units], zero-padded.
         order: Where in it these are: the parameter, its update, its gradient before and after clipping, and the step
             before's gradient.
+        rounded: Parameters of half precision, whose unchanged elements are counted.
     """
     double = _double(values)
     rows = values[order[0]].sum(2, dtype=double)
-    product = (values[order[3]] * values[order[4]]).sum((1, 2), dtype=double)
+    update, used = values[order[1]], values[order[3]]
+    product = (used * values[order[4]]).sum((1, 2), dtype=double)
+    gain = (used * update).sum((1, 2), dtype=double)
+    counts = torch.full_like(rows[:, :2].T, torch.nan)
+    if rounded:
+        pulled = used[rounded] != 0
+        counts[:, rounded] = torch.stack((pulled, pulled & (update[rounded] == 0))).sum((2, 3)).to(double)
     squares = _norms(values.flatten(0, 1)).square().view(values.shape[:2])
-    others = torch.stack((product, rows.sum(1), rows.square().sum(1)))
-    return torch.cat((*(squares[place, None] for place in order), others))
+    others = torch.stack((product, rows.sum(1), rows.square().sum(1), gain))
+    return torch.cat((*(squares[place, None] for place in order), others, counts))
 
 
 def _double(values: Tensor) -> torch.dtype:

@@ -116,6 +116,9 @@ class Discovery:
         except Exception:
             log.exception("netdoctor cannot tell what %s trains", type(optimizer).__name__)
 
+    def step_skipped(self, optimizer: Optimizer) -> None:
+        """Tells nothing of which module is trained."""
+
     def after_step(self, optimizer: Optimizer) -> None:
         """An optimizer has made its step."""
 
