@@ -52,7 +52,8 @@ def _attention(node: Node) -> Tensor:
     places = torch.arange(0, query.shape[-2], max(1, query.shape[-2] // 32), device=query.device)
     if len(key) != len(query):  # grouped queries
         key = key.repeat_interleave(len(query) // len(key), 0)
-    logits = query[:, places] @ key.transpose(-1, -2) * scale
+    with torch.autocast(query.device.type, enabled=False):  # of a loop that keeps it on for the whole step
+        logits = query[:, places] @ key.transpose(-1, -2) * scale
     if node._saved_is_causal:
         later = torch.arange(key.shape[-2], device=key.device) > places[:, None]
         logits = logits.masked_fill(later, -torch.inf)
