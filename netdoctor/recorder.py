@@ -21,7 +21,9 @@ from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
 from netdoctor.probes.leftovers import Leftovers
+from netdoctor.probes.lineage import Lineage
 from netdoctor.probes.origin import Origins
+from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.scalars import Scalars
@@ -79,7 +81,9 @@ class Recorder:
         self._validation = ValidationLosses(self._scalars)
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
         self._layers_known = 0  # called layers when the graph of layers was read last
-        self._hidden = False  # whether re-entrant checkpoints hide a part of it
+        self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
+        self._lineage: Lineage | None = None  # what tells of these parts
+        self._guessed: list[str] = []  # layers of which nothing tells what feeds them
         self._thorough = False  # whether this sample is one
         self._pacing = Pacing()
         self._softmaxes: softmaxes.Softmaxes | None = None
@@ -109,6 +113,7 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss.kind)
+            self._learn_hidden(wait)
             self._scalars.flush(self.history, wait)
             self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
@@ -126,13 +131,15 @@ class Recorder:
         if silent:
             told.append(
                 f"activations of {unseen.listed(silent)} are not seen, though gradients reach the weights: the module "
-                "itself is not called (but its forward(), or what came in its place)"
+                "itself is not called (but its forward(), or what came in its place), or was compiled before the watch"
             )
-        if self._hidden:
+        if self._guessed:
             told.append(
-                "how the layers in a re-entrant checkpoint are connected is not seen: "
-                "torch.utils.checkpoint.checkpoint(…, use_reentrant=False) shows it"
+                f"what feeds {unseen.listed(self._guessed)} is not seen, in a compiled graph or a re-entrant "
+                "checkpoint: taken for the layer that runs before"
             )
+        if self._activations.compiled:
+            told.extend(unseen.in_compiled_graphs(self.history.facts.loss.kind))
         return tuple(told)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
@@ -152,6 +159,7 @@ class Recorder:
         """Whether this thread is another one than the model's: what happens in it is another model's."""
         return self._activations.thread != get_ident()
 
+    @uncompiled
     def before_backward(self, loss: Tensor) -> None:
         if self._elsewhere():
             return
@@ -173,6 +181,7 @@ class Recorder:
             self._fail("the loss", error)
         self._spent += perf_counter() - start
 
+    @uncompiled
     def after_backward(self) -> None:
         if (not self._sampled and self._stray is None) or self._elsewhere():
             return
@@ -185,6 +194,7 @@ class Recorder:
             self._fail("gradients", error)
         self._spent += perf_counter() - start
 
+    @uncompiled
     def evaluated(self, function: str, loss: Tensor, size: int) -> None:
         try:
             model = self._model()
@@ -244,6 +254,7 @@ class Recorder:
             self._fail("optimizer steps", error)
         self._spent += perf_counter() - start
 
+    @uncompiled
     def step_skipped(self, optimizer: Optimizer) -> None:
         """It counts as a step of the program, and nothing but its loss is recorded."""
         start = perf_counter()
@@ -310,6 +321,9 @@ class Recorder:
     def _measure(self, holding: optimizers.Holding) -> None:
         """Reduce a sampled step to its sums."""
         self._learn_groups()
+        if self._graph is not None:
+            self._lineage, self._graph = self._activations.trace_back(self._graph), None
+            self._learn_hidden(wait=False)
         self._parameters.see_after()
         fused = getattr(holding.optimizer(), "grad_scale", None) is not None
         parameters = self._parameters.reduce(holding.names, self._keep_scale(), fused)
@@ -409,10 +423,14 @@ class Recorder:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
         many = len(self.history.table("constant_loss")) >= TARGETS
-        if probe.nodes:
+        if probe.nodes or (self._thorough and probe.compiled):
             graph = structure.trace(root, probe.nodes, *probe.transparent)
             if len(probe.forms) > self._layers_known:  # a branch may be called later
-                self._learn(graph)
+                if graph.hidden or probe.compiled:
+                    self._learn_loss(graph.path)
+                    self._graph = structure.without_nodes(graph)
+                else:
+                    self._learn(graph)
             self._softmaxes = softmaxes.describe(graph.upstream, graph.upstream, graph.path.nodes) or self._softmaxes
             path = graph.path
         elif many:
@@ -421,13 +439,25 @@ class Recorder:
             path = structure.loss_path(root)
         self._losses.read(path)
 
+    def _learn_loss(self, path: structure.Path) -> None:
+        if not self.history.facts.loss.nodes:
+            self.history.facts = self.history.facts.with_changes(loss=structure.describe_loss(path))
+
+    def _learn_hidden(self, wait: bool) -> None:
+        """Learn the graph whose hidden parts the samples tell, once these have arrived."""
+        lineage = self._lineage
+        if lineage is not None and (wait or lineage.ready):
+            self._lineage = None
+            self._learn(lineage.read())
+            self._guessed = lineage.guessed
+
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations
         facts = structure.learn(self.history.facts, graph, self._ids, probe.forms)
         self.history.facts = facts.with_changes(input_floating=probe.input_floating, batch=probe.batch)
         self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
-        self._layers_known, self._hidden = len(probe.forms), graph.hidden
+        self._layers_known = len(probe.forms)
 
     def _trace(self, loss: Tensor, value: Tensor | float) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""

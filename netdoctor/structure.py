@@ -42,6 +42,7 @@ LOSSES = {
     "HuberLossBackward0": "smooth-l1",
     "KlDivBackward0": "kl-div",
 }
+OPAQUE = ("CheckpointFunctionBackward", "CompiledFunctionBackward")  # nodes with layers inside
 NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
 
 
@@ -93,7 +94,8 @@ class Graph:
         nonlinearity: Function applied directly to a layer's output.
         mixed: Layers whose output is added to, multiplied by or joined with another path.
         parameters: ``id`` of every parameter that the loss depends on.
-        hidden: Whether there may be more of them: re-entrant checkpoints hide what is in them.
+        hidden: Whether there may be more of them, and of the layers: compiled graphs and re-entrant checkpoints hide
+            what is in them.
         path: From the loss to the last layer.
         upstream: Nearest layers at or before each node.
     """
@@ -124,9 +126,9 @@ def trace(
     for node in children_first(root):
         if hasattr(node, "variable"):
             graph.parameters.add(id(node.variable))
-        elif node.name() == "CheckpointFunctionBackward":
-            graph.hidden = True
         branches = [upstream[child] for child, _ in node.next_functions if child is not None and upstream[child]]
+        if node.name() in OPAQUE:
+            graph.hidden, branches = True, []
         nearest = tuple(dict.fromkeys(name for branch in branches for name in branch))[:NEAREST]
         function = FUNCTIONS.get(node.name(), "")
         name = outputs.get(node)
@@ -228,6 +230,11 @@ def _connected(parameter: int | None, graph: Graph) -> bool | None:
     """Whether the loss depends on the parameter of that ``id``; None where that is unknown."""
     reached = parameter in graph.parameters
     return None if parameter is None or (graph.hidden and not reached) else reached
+
+
+def without_nodes(graph: Graph) -> Graph:
+    """What may be kept of a graph: its nodes would keep all that the pass has saved."""
+    return replace(graph, path=Path(), upstream={})
 
 
 def describe_loss(path: Path) -> Loss:

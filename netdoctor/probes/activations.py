@@ -17,15 +17,18 @@ from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import WEIGHTED, Layer
 from netdoctor.probes.anatomy import unit_axis
+from netdoctor.probes.compiled import ROOT, Marked, forget
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
+from netdoctor.probes.lineage import Lineage
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer
 from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
-from netdoctor.structure import Node
+from netdoctor.structure import Graph, Node
 
+BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 PASSES = 4  # forward passes of a step whose graph is kept: more belong to an evaluation with gradients, or a rollout
 
 
@@ -68,6 +71,7 @@ class ActivationProbe:
         on: Whether this step is sampled; an instance attribute that every hook reads.
         passes: Forward passes of the root so far, those in rest left out.
         counting: Whether passes are counted in rest too.
+        compiled: Slots of the layers that run in compiled graphs; that of the root comes after the layers.
         thread: Which thread trains the model: the one that ran the last of them.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
@@ -94,10 +98,12 @@ class ActivationProbe:
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
         self._tracing, self._traced_until = False, 0
         self.counting = False
+        self.compiled: set[int] = set()
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
         self._hooks: list[ForwardHook | PassHook] = []
         self._handles: list[RemovableHandle | None] = []
         self._resting = False
+        self._blank = 0  # sampled steps in a row in which no hook was called
         self.scripted = tuple(name for name, module in modules.items() if is_scripted(module))
         self._callable = tuple(name for name, module in modules.items() if is_callable(module))
         self._axes = [unit_axis(layer.kind, modules[layer.name]) for layer in layers]
@@ -117,14 +123,16 @@ class ActivationProbe:
 
     @property
     def called(self) -> tuple[Container[str], Collection[str]]:
-        """Names of the layers that were called, and of those that could be."""
-        return (*self.forms, *self.scripted), self._callable
+        """Names of the layers that were called, none where no call is seen any more, and of those that could be."""
+        return (*(self.forms if self._blank < BLANK else ()), *self.scripted), self._callable
 
     def attach(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
         """Install one hook on each layer and one on the root."""
         own = [modules[layer.name] for layer in self.layers]
         self._modules = [weakref.ref(module) for module in (*own, model)]
-        self._hooks = [*(ForwardHook(self, slot) for slot in range(len(own))), PassHook(self)]
+        weighted = [layer.kind in WEIGHTED for layer in self.layers]
+        self._hooks = [ForwardHook(self, slot, Marked(self, slot, weighted[slot])) for slot in range(len(own))]
+        self._hooks.append(PassHook(self, Marked(self, ROOT)))
         self._handles = [None] * len(self._hooks)
         self._install()
 
@@ -133,7 +141,7 @@ class ActivationProbe:
         for place, handle in enumerate(self._handles):
             root = place == len(self.layers)
             called = self.passes > 0 and not self.counting if root else self.layers[place].name in self.forms
-            if handle is not None and called:
+            if handle is not None and called and place not in self.compiled:
                 handle.remove()
                 self._handles[place] = None
         self._resting = True
@@ -147,11 +155,16 @@ class ActivationProbe:
 
     def _install(self) -> None:
         """Put the hooks on that are off: in rest, that of the root alone."""
+        hooked = False
         for place, reference in enumerate(self._modules):
             wanted = not self._resting or place == len(self.layers)
             module = reference() if wanted and self._handles[place] is None else None
             if module is not None and not is_scripted(module):
                 self._handles[place] = module.register_forward_hook(self._hooks[place])
+                hooked = True
+        root = self._modules[-1]() if hooked else None
+        if root is not None:
+            forget(root)
 
     def detach(self) -> None:
         """Remove every hook for good; the user's own stay."""
@@ -183,6 +196,28 @@ class ActivationProbe:
                     self._look_ahead(slot, output)
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
             self._fail("activations", error)
+        self.spent += perf_counter() - start
+
+    def passed(self, gradients: bool) -> None:
+        """The root has run, with gradients or without."""
+        self.passes += 1
+        self.thread = get_ident()
+        self.last_pass_with_gradients = gradients
+
+    def ran_compiled(self, slot: int, output: Tensor | None, given: Tensor | None) -> None:
+        """A layer, or the root, has run in a compiled graph, with gradients."""
+        start = perf_counter()
+        try:
+            self.compiled.add(slot if output is not None else len(self.layers))
+            module = self._modules[slot]() if self.on and self._modules else None
+            if output is None:
+                self.passed(True)
+            elif module is not None and self._due(slot):
+                self._seen.clear()  # compiled kernels write over tensors and leave no trace of it
+                self._sample(slot, module, () if given is None else (given,), output)
+                self._seen.clear()
+        except Exception as error:  # noqa: BLE001  # an exception here would end the user's forward pass
+            self._fail("activations of compiled layers", error)
         self.spent += perf_counter() - start
 
     def backward(self, slot: int, gradient: Tensor, axis: int) -> None:
@@ -237,7 +272,7 @@ class ActivationProbe:
 
     def _note_form(self, slot: int, output: Tensor) -> int:
         """Dimension over units of a layer's output; what it looks like is noted at its first call."""
-        axis, name = self._axis(slot, output), self.layers[slot].name
+        axis, name = self.axis(slot, output), self.layers[slot].name
         if name not in self.forms:
             units = output.shape[axis] if output.ndim else 1
             self.forms[name] = output.numel() // max(units, 1), str(output.dtype).removeprefix("torch.")
@@ -255,7 +290,7 @@ class ActivationProbe:
             self.activations.store(self._input_slots[slot], local, axis)
             self._sources[slot] = self._input_slots[slot]
 
-    def _axis(self, slot: int, output: Tensor) -> int:
+    def axis(self, slot: int, output: Tensor) -> int:
         """Dimension over units: the layer's own, else that of the last layer with an output of this shape."""
         axis = self._axes[slot]
         if axis is None:
@@ -289,6 +324,7 @@ class ActivationProbe:
 
     def reduce(self) -> LayerSample:
         """Reduce what the hooks sampled to sums, and send these on their way to the host."""
+        self._blank = 0 if self.activations.filled.any() else self._blank + 1
         rows = np.where(self.activations.filled, self.activations.rows, 0)
         gradients = np.where(self.gradients.filled, self.gradients.rows * self.gradients.units, 0)
         parts = tuple(
@@ -302,6 +338,11 @@ class ActivationProbe:
         return LayerSample(
             rows, self.activations.units, gradients, self._sources.copy(), self._evaluating.copy(), parts
         )
+
+    def trace_back(self, graph: Graph) -> Lineage:
+        """What the samples of this step tell of the parts of a graph that are hidden."""
+        dtypes = {name: dtype for name, (_, dtype) in self.forms.items()}
+        return Lineage(graph, self.activations, self.layers, dtypes, self._sources.copy())
 
     def look_thoroughly(self) -> ThoroughSample:
         """What takes longer than `reduce`: distributions and ranks."""

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import Group
+from netdoctor.probes.outside import uncompiled
 
 
 class Listener(Protocol):
@@ -77,6 +78,7 @@ def _watched(original: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
+@uncompiled
 def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     global _steps
     _steps += 1
@@ -89,6 +91,7 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     return changed
 
 
+@uncompiled
 def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for listener in tuple(_listeners):
         listener.after_step(optimizer)

@@ -8,6 +8,7 @@ from torch import nn
 
 from netdoctor.facts import spoken
 from netdoctor.history import History
+from netdoctor.probes import compiled
 
 SAMPLES = 3  # of the gradients before a layer that was never called is told of
 NAMED = 3  # layers named in a sentence
@@ -21,6 +22,19 @@ def is_scripted(module: nn.Module) -> bool:
 def is_callable(module: nn.Module) -> bool:
     """Whether a module can be called and hooked: a list of parameters cannot."""
     return not is_scripted(module) and type(module).forward is not nn.Module.forward
+
+
+def in_compiled_graphs(loss: str) -> tuple[str, ...]:
+    """What `torch.compile` hides, for a model whose loss is of the given kind."""
+    hidden = ["softmaxes inside compiled graphs, such as those of attention, are not seen"]
+    if not loss:
+        hidden.append(
+            "the kind of a loss that is computed in a compiled graph is not seen, nor are predictions and targets: "
+            "monitor.observe(output=…, target=…) tells them"
+        )
+    if not compiled.GRADIENTS:
+        hidden.append("gradients at the outputs of compiled layers are not seen before torch 2.13")
+    return tuple(hidden)
 
 
 def uncalled(history: History, seen: Container[str], callable_layers: Collection[str]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Scaled:
         dtype, scaling, fused = SETTINGS[setting]
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(12, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 4))
-        self.monitor = watching(model) if watching else None
+        self.monitor: Any = watching(model) if watching else None
         optimizer = torch.optim.Adam(model.parameters(), 1e-2, fused=fused)
         scaler = torch.amp.GradScaler("cpu", enabled=scaling)
         self.seen: list[Tensor] = []
@@ -50,7 +50,7 @@ class Scaled:
             if not whole_step:
                 scaler.scale(loss).backward()
             if scaling and step in overflows:
-                model[0].weight.grad[0, 0] = torch.inf
+                next(model.parameters()).grad[0, 0] = torch.inf  # type: ignore[index]
             scaler.unscale_(optimizer)
             self.norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.5)))
             with torch.autocast("cpu", dtype, enabled=whole_step):
