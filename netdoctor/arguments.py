@@ -16,13 +16,21 @@ from netdoctor.rules import ALL
 from netdoctor.rules.base import Rule
 from netdoctor.spelling import nearest
 
+UNSEEN = "keeps weights and gradients where netdoctor cannot see them; FSDP2 (torch's fully_shard) can be watched"
+
 
 def check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"watch() takes a torch.nn.Module, not {type(model).__name__}: pass the model itself")
     if not any(True for _ in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train and nothing to watch")
+    if any(kind.__module__.partition(".")[0] == "deepspeed" for kind in type(model).__mro__):
+        raise NotImplementedError(f"{type(model).__name__} is not supported: DeepSpeed {UNSEEN}")
     for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            raise NotImplementedError(f"the model is not supported: DeepSpeed ZeRO {UNSEEN}")
+        if parameter.device.type == "xla":
+            raise NotImplementedError(f"{name!r} is on an XLA device, which is not supported: samples would stall it")
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"{name!r} is lazy and has no shape yet: pass one batch through the model before watch()")
 

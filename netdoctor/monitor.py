@@ -19,7 +19,7 @@ from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
 from netdoctor.findings import Diagnosis, Finding, Skipped
 from netdoctor.history import History
-from netdoctor.probes.anatomy import watched_modules
+from netdoctor.probes.anatomy import unwrapped, watched_modules
 from netdoctor.probes.schedule import Schedule
 from netdoctor.recorder import Recorder
 from netdoctor.reopening import context
@@ -57,11 +57,12 @@ def watch(
 
     Raises:
         TypeError: ``model`` is no module, ``optimizer`` no optimizer.
+        NotImplementedError: ``model`` is one of DeepSpeed or on an XLA device.
         ValueError: Anything else that cannot be used; says what is allowed and the nearest match.
     """
     arguments.check_model(model)
     arguments.check_optimizer(optimizer)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
+    model = unwrapped(model)
     known = _monitors.get(model)
     if known is not None and not known.closed:
         return known
@@ -137,7 +138,8 @@ class Monitor:
     def _verdict(self) -> Diagnosis:
         verdict = diagnose(self._recorder.history, self._rules)
         faults = tuple(Skipped(f"{what} failed: {why}") for what, why in self.faults.items())
-        return Diagnosis(self.step, verdict.findings, (*faults, *verdict.skipped))
+        unseen = tuple(map(Skipped, self._recorder.unseen))
+        return Diagnosis(self.step, verdict.findings, (*faults, *unseen, *verdict.skipped))
 
     def observe(
         self,

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
-from netdoctor.facts import Facts
+from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
-from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes
+from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes, unseen
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
 from netdoctor.probes.leftovers import Leftovers
+from netdoctor.probes.lineage import Lineage
 from netdoctor.probes.origin import Origins
+from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.sampling import level
@@ -64,28 +66,27 @@ class Recorder:
         step_ended: Callable[[], None],
         fail: Callable[[str, Exception], None],
     ) -> None:
-        parameters = describe_parameters(model)
         layers = describe_layers(modules)
-        self.history = History(Facts(type(model).__name__, layers, tuple(facts for _, facts in parameters.values())))
+        self.history = History(Facts(type(model).__name__, layers))
         self.step = 0
         self._model = weakref.ref(model)
         self._schedule = schedule
         self._step_ended = step_ended
         self._report_failure = fail
         self._activations = ActivationProbe(modules, layers, self._fail)
-        self._parameters = ParameterProbe(parameters)
-        self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
-        self._names = {identity: name for name, identity in self._ids.items()}
+        self._readings = Readings([layer.name for layer in layers], ())
+        self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
         self._scalars = Scalars()
         self._losses = TrainingLosses(self._scalars)
-        self._stray: StrayPasses | None = StrayPasses([tensor for tensor, _ in parameters.values()])
+        self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
-        self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
         self._validation = ValidationLosses(self._scalars)
-        self._readings = Readings([layer.name for layer in layers], self._parameters.facts)
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
-        self._graph_known = False  # whether the graph of layers has been read
+        self._layers_known = 0  # called layers when the graph of layers was read last
+        self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
+        self._lineage: Lineage | None = None  # what tells of these parts
+        self._guessed: list[str] = []  # layers of which nothing tells what feeds them
         self._thorough = False  # whether this sample is one
         self._pacing = Pacing()
         self._softmaxes: softmaxes.Softmaxes | None = None
@@ -117,10 +118,34 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
+            self._learn_hidden(wait)
             self._scalars.flush(self.history, wait)
             self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
             self._fail("the readings", error)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """What cannot be seen of this model, in sentences."""
+        scripted, silent = self._activations.scripted, unseen.uncalled(self.history, *self._activations.called)
+        told = []
+        if scripted:
+            told.append(
+                f"activations of {unseen.listed(scripted)} are not seen: TorchScript takes no hooks; their weights are"
+            )
+        if silent:
+            told.append(
+                f"activations of {unseen.listed(silent)} are not seen, though gradients reach the weights: the module "
+                "itself is not called (but its forward(), or what came in its place), or was compiled before the watch"
+            )
+        if self._guessed:
+            told.append(
+                f"what feeds {unseen.listed(self._guessed)} is not seen, in a compiled graph or a re-entrant "
+                "checkpoint: taken for the layer that runs before"
+            )
+        if self._activations.compiled:
+            told.extend(unseen.in_compiled_graphs(self.history.facts.loss.kind))
+        return tuple(told)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -139,6 +164,7 @@ class Recorder:
         """Whether this thread is another one than the model's: what happens in it is another model's."""
         return self._activations.thread != get_ident()
 
+    @uncompiled
     def before_backward(self, loss: Tensor) -> None:
         if self._elsewhere():
             return
@@ -162,6 +188,7 @@ class Recorder:
             self._fail("the loss", error)
         self._spent += perf_counter() - start
 
+    @uncompiled
     def after_backward(self) -> None:
         if (not self._sampled and self._stray is None) or self._elsewhere():
             return
@@ -174,6 +201,7 @@ class Recorder:
             self._fail("gradients", error)
         self._spent += perf_counter() - start
 
+    @uncompiled
     def evaluated(self, batch: losses.Evaluated) -> None:
         try:
             model, probe = self._model(), self._activations
@@ -198,7 +226,7 @@ class Recorder:
             if self._rest and id(optimizer) == self._solo:
                 self._losses.before_step()
                 return None
-            holding = self._holdings.of(optimizer, self._names)
+            holding = self._holding(optimizer)
             if holding.names:
                 self._activations.thread = get_ident()  # compiled forward passes do not tell
             elif self._elsewhere():
@@ -237,13 +265,14 @@ class Recorder:
             self._fail("optimizer steps", error)
         self._spent += perf_counter() - start
 
+    @uncompiled
     def step_skipped(self, optimizer: Optimizer) -> None:
         """It counts as a step of the program, and nothing but its loss is recorded."""
         start = perf_counter()
         try:
             if self._elsewhere():
                 return
-            holding = self._holdings.of(optimizer, self._names)
+            holding = self._holding(optimizer)
             self._enter(holding)
             if holding.names:
                 at_work = self._holdings.at_work(self.step - IDLE)
@@ -323,6 +352,9 @@ class Recorder:
         """Reduce a sampled step to its sums."""
         self._learn_groups()
         self._note_mode()
+        if self._graph is not None:
+            self._lineage, self._graph = self._activations.trace_back(self._graph), None
+            self._learn_hidden(wait=False)
         self._parameters.see_after()
         fused = getattr(holding.optimizer(), "grad_scale", None) is not None
         parameters = self._parameters.reduce(holding.names, self._keep_scale(), fused)
@@ -348,11 +380,36 @@ class Recorder:
             self._scalars.keep(self.step, "model_input_std", self._input[1])
             self._input = None
 
+    def _holding(self, optimizer: Optimizer) -> optimizers.Holding:
+        if self._holdings.strange(optimizer, self._names):
+            self._look_up()
+        return self._holdings.of(optimizer, self._names)
+
+    def _look_up(self) -> None:
+        """See whether other parameters have come in place of those that were known: sharded ones, adapters."""
+        model = self._model()
+        found = {} if model is None else describe_parameters(model)
+        if found and {name: id(tensor) for name, (tensor, _) in found.items()} != self._ids:
+            self.flush()
+            self._take_in(found)
+
+    def _take_in(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
+        self._parameters = ParameterProbe(parameters)
+        self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
+        self._names = {identity: name for name, identity in self._ids.items()}
+        self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
+        self._readings.replace_parameters(self._parameters.facts)
+        self.history.facts = self.history.facts.with_changes(parameters=self._parameters.facts)
+
     def _learn_groups(self) -> None:
-        facts = self.history.facts
-        if len(facts.groups) != len(self._holdings.groups) or facts.optimizers_elsewhere != self._holdings.elsewhere:
-            held = self._holdings.held
-            parameters = tuple(replace(p, group=held.get(p.name)) for p in facts.parameters)
+        facts, trainable = self.history.facts, self._parameters.trainable
+        told = len(facts.groups), facts.optimizers_elsewhere, [p.trainable for p in facts.parameters]
+        if told != (len(self._holdings.groups), self._holdings.elsewhere, trainable):
+            held, self._layers_known = self._holdings.held, 0  # what was thawed is connected from now on
+            parameters = tuple(
+                replace(p, group=held.get(p.name), trainable=asks)
+                for p, asks in zip(facts.parameters, trainable, strict=True)
+            )
             self.history.facts = facts.with_changes(
                 groups=tuple(self._holdings.groups),
                 parameters=parameters,
@@ -413,10 +470,14 @@ class Recorder:
     def _read_graph(self, root: structure.Node) -> None:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
-        if probe.nodes:
+        if probe.nodes or (self._thorough and probe.compiled):
             graph = structure.trace(root, probe.nodes, *probe.transparent)
-            if not self._graph_known:
-                self._learn(graph)
+            if len(probe.forms) > self._layers_known:  # a branch may be called later
+                if graph.hidden or probe.compiled:
+                    self._learn_loss(graph.path)
+                    self._graph = structure.without_nodes(graph)
+                else:
+                    self._learn(graph)
             found = softmaxes.describe(graph.upstream, graph.path.nodes, probe.nodes, probe.layers)
             self._softmaxes = found or self._softmaxes
             path = graph.path
@@ -436,6 +497,18 @@ class Recorder:
         """Whether enough batches were seen to tell the best constant prediction."""
         return len(self.history.table("constant_loss")) >= TARGETS
 
+    def _learn_loss(self, path: structure.Path) -> None:
+        if not self.history.facts.loss.nodes:
+            self.history.facts = self.history.facts.with_changes(loss=structure.describe_loss(path))
+
+    def _learn_hidden(self, wait: bool) -> None:
+        """Learn the graph whose hidden parts the samples tell, once these have arrived."""
+        lineage = self._lineage
+        if lineage is not None and (wait or lineage.ready):
+            self._lineage = None
+            self._learn(lineage.read())
+            self._guessed = lineage.guessed
+
     def _learn(self, graph: structure.Graph) -> None:
         probe = self._activations
         facts = structure.learn(self.history.facts, graph, self._ids, probe.forms)
@@ -444,8 +517,8 @@ class Recorder:
         layers = tuple(
             replace(
                 layer,
-                straight=layer.name in between.straight,
-                dropouts=between.dropouts.get(layer.name, ()),
+                straight=layer.straight or layer.name in between.straight,
+                dropouts=between.dropouts.get(layer.name, layer.dropouts),
                 ungraded=not layer.called and layer.name in probe.ungraded,
             )
             for layer in facts.layers
@@ -458,7 +531,7 @@ class Recorder:
         )
         self._readings.arrange([layer.name for layer in facts.layers])
         probe.bind(facts.layers)
-        self._graph_known = True
+        self._layers_known = len(probe.forms)
 
     def _trace(self, loss: Tensor, value: Tensor | float) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""

@@ -52,6 +52,7 @@ RESHAPING = {
     for name in ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "ToCopy", "Alias", "Clone")
     for version in (0, 1, 2)
 }  # what leaves the elements as they are, in their order
+OPAQUE = ("CheckpointFunctionBackward", "CompiledFunctionBackward")  # nodes with layers inside
 NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
 
 
@@ -118,6 +119,8 @@ class Graph:
         nonlinearity: Function applied directly to a layer's output.
         mixed: Layers whose output is added to, multiplied by or joined with another path.
         parameters: ``id`` of every parameter that the loss depends on.
+        hidden: Whether there may be more of them, and of the layers: compiled graphs and re-entrant checkpoints hide
+            what is in them.
         path: From the loss to the last layer.
         upstream: Nearest layers at or before each node.
     """
@@ -126,6 +129,7 @@ class Graph:
     nonlinearity: dict[str, str] = field(default_factory=dict)
     mixed: set[str] = field(default_factory=set)
     parameters: set[int] = field(default_factory=set)
+    hidden: bool = False
     path: Path = Path()
     upstream: dict[Node, tuple[str, ...]] = field(default_factory=dict)
 
@@ -148,6 +152,8 @@ def trace(
         if hasattr(node, "variable"):
             graph.parameters.add(id(node.variable))
         branches = [upstream[child] for child, _ in node.next_functions if child is not None and upstream[child]]
+        if node.name() in OPAQUE:
+            graph.hidden, branches = True, []
         nearest = tuple(dict.fromkeys(name for branch in branches for name in branch))[:NEAREST]
         function = FUNCTIONS.get(node.name(), "")
         name = outputs.get(node)
@@ -224,7 +230,7 @@ class Form:
 
 
 def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, Form]) -> Facts:
-    """Facts with what the graph and the first forward pass told.
+    """Facts with what the graph and the first forward pass told; what an earlier one told of other layers stays.
 
     Args:
         facts: What was known before.
@@ -242,18 +248,29 @@ def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: M
             samples=form.samples,
             dtype=form.dtype,
             batch=form.batch,
-            inputs=graph.inputs.get(layer.name, ()),
-            nonlinearity=graph.nonlinearity.get(layer.name, ""),
-            residual=layer.name in graph.mixed,
+            inputs=graph.inputs.get(layer.name, layer.inputs),
+            nonlinearity=graph.nonlinearity.get(layer.name, layer.nonlinearity),
+            residual=layer.name in graph.mixed or layer.residual,
         )
 
     never = len(position)
     layers = sorted((learned(layer) for layer in facts.layers), key=lambda layer: position.get(layer.name, never))
     parameters = tuple(
-        replace(p, connected=parameter_ids[p.name] in graph.parameters if p.name in parameter_ids else None)
-        for p in facts.parameters
+        replace(p, connected=p.connected or _connected(parameter_ids.get(p.name), graph)) for p in facts.parameters
     )
-    return facts.with_changes(layers=tuple(layers), parameters=parameters, loss=describe_loss(graph.path))
+    loss = facts.loss if facts.loss.nodes else describe_loss(graph.path)
+    return facts.with_changes(layers=tuple(layers), parameters=parameters, loss=loss)
+
+
+def _connected(parameter: int | None, graph: Graph) -> bool | None:
+    """Whether the loss depends on the parameter of that ``id``; None where that is unknown."""
+    reached = parameter in graph.parameters
+    return None if parameter is None or (graph.hidden and not reached) else reached
+
+
+def without_nodes(graph: Graph) -> Graph:
+    """What may be kept of a graph: its nodes would keep all that the pass has saved."""
+    return replace(graph, path=Path(), upstream={})
 
 
 def describe_loss(path: Path) -> Loss:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from threading import get_ident
 from time import perf_counter
@@ -19,16 +19,21 @@ from netdoctor.facts import WEIGHTED, Layer
 from netdoctor.probes import memory
 from netdoctor.probes.anatomy import unit_axis
 from netdoctor.probes.comparisons import ELEMENTS
+from netdoctor.probes.compiled import ROOT, Marked, forget
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
+from netdoctor.probes.lineage import Lineage
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
-from netdoctor.structure import Form, Node
+from netdoctor.structure import Form, Graph, Node
 
+BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
 LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
+PASSES = 4  # forward passes of a step whose graph is kept: more belong to an evaluation with gradients, or a rollout
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ class ActivationProbe:
         on: Whether this step is sampled; an instance attribute that every hook reads.
         passes: Forward passes of the root so far, those in rest left out.
         counting: Whether passes are counted in rest too.
+        compiled: Slots of the layers that run in compiled graphs; that of the root comes after the layers.
         thread: Which thread trains the model: the one that ran the last of them.
         spent: Seconds spent in the hooks since it was last reset.
         layers: Their facts; a layer's place is its slot.
@@ -79,6 +85,7 @@ class ActivationProbe:
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
         last: Autograd node of each weight layer's output likewise, in steps where predictions are read.
         outputs: What some of the last of them, and the root, made, by node.
+        scripted: Names of the layers that take no hook.
         transparent: Names of the layers that are nonlinearities, and of those that are dropout.
     """
 
@@ -103,11 +110,16 @@ class ActivationProbe:
         self.layers = layers
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
         self._tracing = self._keeping = False
+        self._traced_until = 0
         self.counting = False
+        self.compiled: set[int] = set()
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
         self._hooks: list[ForwardHook | PassHook] = []
         self._handles: list[RemovableHandle | None] = []
         self._resting = False
+        self._blank = 0  # sampled steps in a row in which no hook was called
+        self.scripted = tuple(name for name, module in modules.items() if is_scripted(module))
+        self._callable = tuple(name for name, module in modules.items() if is_callable(module))
         self._axes = [unit_axis(layer.kind, modules[layer.name]) for layer in layers]
         self._axis_of_shape: dict[torch.Size, int] = {}
         self._pass_of = [-1] * len(layers)  # the pass of this step that was sampled; kept until the next sampled step
@@ -124,11 +136,18 @@ class ActivationProbe:
         self._limits: dict[int, float] = {}  # slot -> bound of its elements, of those that feed a bounded nonlinearity
         self._bounds: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
+    @property
+    def called(self) -> tuple[Container[str], Collection[str]]:
+        """Names of the layers that were called, none where no call is seen any more, and of those that could be."""
+        return (*(self.forms if self._blank < BLANK else ()), *self.scripted), self._callable
+
     def attach(self, model: nn.Module, modules: dict[str, nn.Module]) -> None:
         """Install one hook on each layer and one on the root."""
         own = [modules[layer.name] for layer in self.layers]
         self._modules = [weakref.ref(module) for module in (*own, model)]
-        self._hooks = [*(ForwardHook(self, slot) for slot in range(len(own))), PassHook(self)]
+        weighted = [layer.kind in WEIGHTED for layer in self.layers]
+        self._hooks = [ForwardHook(self, slot, Marked(self, slot, weighted[slot])) for slot in range(len(own))]
+        self._hooks.append(PassHook(self, Marked(self, ROOT)))
         self._handles = [None] * len(self._hooks)
         self._install()
 
@@ -137,7 +156,7 @@ class ActivationProbe:
         for place, handle in enumerate(self._handles):
             root = place == len(self.layers)
             called = self.passes > 0 and not self.counting if root else self.layers[place].name in self.forms
-            if handle is not None and called:
+            if handle is not None and called and place not in self.compiled:
                 handle.remove()
                 self._handles[place] = None
         self._resting = True
@@ -152,11 +171,16 @@ class ActivationProbe:
 
     def _install(self) -> None:
         """Put the hooks on that are off: in rest, that of the root alone."""
+        hooked = False
         for place, reference in enumerate(self._modules):
             wanted = not self._resting or place == len(self.layers)
             module = reference() if wanted and self._handles[place] is None else None
-            if module is not None:
+            if module is not None and not is_scripted(module):
                 self._handles[place] = module.register_forward_hook(self._hooks[place])
+                hooked = True
+        root = self._modules[-1]() if hooked else None
+        if root is not None:
+            forget(root)
 
     def detach(self) -> None:
         """Remove every hook for good; the user's own stay."""
@@ -173,29 +197,30 @@ class ActivationProbe:
         """Sample one call of a layer: the first of each forward pass; a later pass replaces an earlier one."""
         start = perf_counter()
         try:
-            if not torch.is_grad_enabled():
-                if torch._C._current_graph_task_id() == -1:
-                    self._without.append(self.layers[slot].name)
-            elif (
-                self._pass_of[slot] != self.passes
-                and torch._C._current_graph_task_id() == -1  # else a checkpoint's second forward
+            if (
+                self._due(slot)
                 and not torch.compiler.is_compiling()
                 and torch._C._get_tracing_state() is None  # else of torch.jit.trace
                 and not getattr(module, "_is_replica", False)
                 and torch._C._functorch.peek_interpreter_stack() is None
             ):
-                torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
-                try:
-                    self._sample(slot, module, args, output)
-                finally:
-                    torch._C._set_grad_enabled(True)
+                if torch.is_grad_enabled():
+                    torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
+                    try:
+                        self._sample(slot, module, args, output)
+                    finally:
+                        torch._C._set_grad_enabled(True)
+                else:
+                    if torch._C._current_graph_task_id() == -1:
+                        self._without.append(self.layers[slot].name)
+                    if module.training:
+                        self._look_ahead(slot, output)
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
             self._fail("activations", error)
         self.spent += perf_counter() - start
 
-    def passed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A pass of the root has ended."""
-        gradients = torch.is_grad_enabled()
+    def passed(self, gradients: bool, args: tuple[Any, ...] = ()) -> None:
+        """The root has run, with gradients or without."""
         self.passes += 1
         self.thread = get_ident()
         self.last_pass_with_gradients = gradients
@@ -204,6 +229,22 @@ class ActivationProbe:
             if gradients:
                 self.ungraded.update(self._without)
             self._without.clear()
+
+    def ran_compiled(self, slot: int, output: Tensor | None, given: Tensor | None) -> None:
+        """A layer, or the root, has run in a compiled graph, with gradients."""
+        start = perf_counter()
+        try:
+            self.compiled.add(slot if output is not None else len(self.layers))
+            module = self._modules[slot]() if self.on and self._modules else None
+            if output is None:
+                self.passed(True)
+            elif module is not None and self._due(slot):
+                self._seen.clear()  # compiled kernels write over tensors and leave no trace of it
+                self._sample(slot, module, () if given is None else (given,), output)
+                self._seen.clear()
+        except Exception as error:  # noqa: BLE001  # an exception here would end the user's forward pass
+            self._fail("activations of compiled layers", error)
+        self.spent += perf_counter() - start
 
     def backward(self, slot: int, gradient: Tensor, axis: int) -> None:
         """Sample the gradient at a layer's output."""
@@ -248,12 +289,8 @@ class ActivationProbe:
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
-        axis, name = self._axis(slot, local), self.layers[slot].name
-        if name not in self.forms:
-            units = local.shape[axis] if local.ndim else 1
-            dtype, batch = str(local.dtype).removeprefix("torch."), local.shape[0] if local.ndim else 0
-            self.forms[name] = Form(local.numel() // max(units, 1), dtype, batch)
-        self._pass_of[slot] = self.passes
+        axis = self._note_form(slot, local)
+        self._pass_of[slot] = self.passes if torch._C._current_graph_task_id() == -1 else max(self.passes - 1, 0)
         if self._tracing and self.layers[slot].kind == "recurrent" and args:
             series = memory.keep(module, args[0])
             if series is not None:
@@ -263,15 +300,35 @@ class ActivationProbe:
         self.activations.store(slot, local, axis)
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
-            if self._tracing and produced.grad_fn is not None:
-                self.nodes.setdefault(
-                    produced.grad_fn, self.layers[slot].name
-                )  # a container's output is its last layer's
+            if self._tracing and produced.grad_fn is not None and self.passes < self._traced_until:
+                self.nodes.setdefault(produced.grad_fn, self.layers[slot].name)  # a container's is its last layer's
             if self._keeping and produced.grad_fn is not None and self.layers[slot].kind in WEIGHTED:
                 self._keep(produced)
                 self.last[produced.grad_fn] = self.layers[slot].name
             if self.layers[slot].kind in HOOKED:  # what nonlinearities and norms get, the layer before gets too
                 produced.register_hook(GradientHook(self, slot, axis))
+
+    def _due(self, slot: int) -> bool:
+        """Whether a layer is called for the first time in this pass: checkpoints call it again while backward runs."""
+        if torch._C._current_graph_task_id() == -1:
+            return self._pass_of[slot] != self.passes
+        return self._pass_of[slot] < max(self.passes - 1, 0)  # the pass is over and counted
+
+    def _look_ahead(self, slot: int, output: Any) -> None:
+        """Note the order of execution where a checkpoint runs its layers without gradients first."""
+        produced = first_tensor(output)
+        local = None if produced is None else plain(produced)
+        if local is not None:
+            self._note_form(slot, local)
+
+    def _note_form(self, slot: int, output: Tensor) -> int:
+        """Dimension over units of a layer's output; what it looks like is noted at its first call."""
+        axis, name = self.axis(slot, output), self.layers[slot].name
+        if name not in self.forms:
+            units = output.shape[axis] if output.ndim else 1
+            dtype, batch = str(output.dtype).removeprefix("torch."), output.shape[0] if output.ndim else 0
+            self.forms[name] = Form(output.numel() // max(units, 1), dtype, batch)
+        return axis
 
     def _sample_input(self, slot: int, given: Tensor) -> None:
         seen = self._seen.get(id(given))
@@ -285,7 +342,7 @@ class ActivationProbe:
             self.activations.store(self._input_slots[slot], local, axis)
             self._sources[slot] = self._input_slots[slot]
 
-    def _axis(self, slot: int, output: Tensor) -> int:
+    def axis(self, slot: int, output: Tensor) -> int:
         """Dimension over units: the layer's own, else that of the last layer with an output of this shape."""
         axis = self._axes[slot]
         if axis is None:
@@ -319,6 +376,7 @@ class ActivationProbe:
         self.last.clear()
         self.outputs.clear()
         self._tracing, self._keeping = tracing, keeping
+        self._traced_until = self.passes + PASSES
         self.on = on
 
     def modules(self) -> list[tuple[str, nn.Module]]:
@@ -335,6 +393,7 @@ class ActivationProbe:
 
     def reduce(self) -> LayerSample:
         """Reduce what the hooks sampled to sums, and send these on their way to the host."""
+        self._blank = 0 if self.activations.filled.any() else self._blank + 1
         rows = np.where(self.activations.filled, self.activations.rows, 0)
         gradients = np.where(self.gradients.filled, self.gradients.rows * self.gradients.units, 0)
         parts = tuple(
@@ -348,6 +407,11 @@ class ActivationProbe:
         return LayerSample(
             rows, self.activations.units, gradients, self._sources.copy(), self._evaluating.copy(), parts
         )
+
+    def trace_back(self, graph: Graph) -> Lineage:
+        """What the samples of this step tell of the parts of a graph that are hidden."""
+        dtypes = {name: form.dtype for name, form in self.forms.items()}
+        return Lineage(graph, self.activations, self.layers, dtypes, self._sources.copy())
 
     def look_thoroughly(self) -> ThoroughSample:
         """What takes longer than `reduce`: distributions, ranks and the memory of recurrent layers."""

@@ -36,6 +36,7 @@ _FUNCTIONS: dict[type[nn.Module], str] = {
     nn.Softmax2d: "softmax",
     nn.LogSoftmax: "log_softmax",
 }
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")  # what torch puts around a module
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
@@ -117,16 +118,34 @@ def unit_axis(kind: str, module: nn.Module) -> int | None:
     return None if kind in ("activation", "dropout", "other") else -1
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside what torch wraps around models."""
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile
+            module = inner
+        else:
+            return module
+
+
+def plain_name(name: str) -> str:
+    """A dotted name without what `torch.compile` and wrappers inside the model add; lookups find it all the same."""
+    if "_" not in name:
+        return name
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
 def watched_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The modules worth hooking: those with parameters, nonlinearities, norms and dropout; a shared one once."""
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside_attention = name and name.rpartition(".")[0] in found and found[name.rpartition(".")[0]] is not model
-        if inside_attention and isinstance(found[name.rpartition(".")[0]], nn.MultiheadAttention):
+        around = plain_name(name.rpartition(".")[0])
+        if name and found.get(around) is not model and isinstance(found.get(around), nn.MultiheadAttention):
             continue  # its out_proj is used as a weight, never called
         owns = any(p is not None for p in module._parameters.values())
         if owns or layer_kind(module) in ("norm", "activation", "dropout"):
-            found[name] = module
+            found[plain_name(name)] = module
     return found
 
 
@@ -143,11 +162,12 @@ def describe_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
 
 def describe_parameters(model: nn.Module) -> dict[str, tuple[nn.Parameter, Parameter]]:
     """Each parameter of the model, tied ones once, with its facts; lazy ones that have no shape yet are left out."""
-    modules = dict(model.named_modules())
+    modules = {plain_name(name): module for name, module in model.named_modules()}  # what is wrapped comes last
     found = {}
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             continue
+        name = plain_name(name)
         owner, _, leaf = name.rpartition(".")
         kind = layer_kind(modules[owner])
         if kind in ("norm", "embedding"):

@@ -1,7 +1,7 @@
 """Forward hooks that sample activations, and tensor hooks that sample their gradients.
 
-A hook stays on its module until `close` and costs one flag test while nothing is sampled. Full backward hooks are not
-used: they fail on in-place operations and keep torch.compile from working.
+A hook costs one flag test while nothing is sampled. Full backward hooks are not used: they fail on in-place operations
+and keep torch.compile from working.
 """
 
 from __future__ import annotations
@@ -11,24 +11,40 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from netdoctor.probes import compiled
+from netdoctor.probes.outside import uncompiled
+
 if TYPE_CHECKING:
     from netdoctor.probes.activations import ActivationProbe
 
 
-class ForwardHook:
+class _Hook:
+    """What `torch.jit.script` asks of a hook before it refuses it."""
+
+    @property
+    def __name__(self) -> str:
+        raise AttributeError(
+            "torch.jit.script takes no module that netdoctor watches: script it before netdoctor.watch(), or call "
+            "monitor.close() first"
+        )
+
+
+class ForwardHook(_Hook):
     """Samples one module's output; copies and pickles of the module carry a stub that does nothing."""
 
-    def __init__(self, probe: ActivationProbe | None, slot: int) -> None:
+    def __init__(self, probe: ActivationProbe | None, slot: int, marked: compiled.Marked | None = None) -> None:
         self.probe = probe
         self.slot = slot
+        self.marked = marked
 
+    @uncompiled
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():  # first: a guard on what follows would compile the model again
-            return
         probe = self.probe
-        if probe is None or not probe.on:
-            return
-        probe.forward(self.slot, module, args, output)
+        if torch.compiler.is_dynamo_compiling():
+            if probe is not None and self.marked is not None:
+                compiled.trace(self.marked, probe, args, output)
+        elif probe is not None and probe.on:
+            probe.forward(self.slot, module, args, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardHook:
         return ForwardHook(None, self.slot)
@@ -37,18 +53,21 @@ class ForwardHook:
         return ForwardHook, (None, self.slot)
 
 
-class PassHook:
+class PassHook(_Hook):
     """Counts the forward passes of the root and remembers whether the last one had gradients."""
 
-    def __init__(self, probe: ActivationProbe | None) -> None:
+    def __init__(self, probe: ActivationProbe | None, marked: compiled.Marked | None = None) -> None:
         self.probe = probe
+        self.marked = marked
 
+    @uncompiled
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
-            return
         probe = self.probe
-        if probe is not None and "_is_replica" not in module.__dict__:  # DataParallel's, on threads of their own
-            probe.passed(module, args)
+        if torch.compiler.is_dynamo_compiling():
+            if probe is not None and self.marked is not None:
+                compiled.trace_pass(self.marked, probe)
+        elif probe is not None and "_is_replica" not in module.__dict__:  # DataParallel's, on threads of their own
+            probe.passed(torch.is_grad_enabled(), args)
             if probe.on:
                 probe.answered(output)
 
@@ -67,5 +86,6 @@ class GradientHook:
         self.slot = slot
         self.axis = axis
 
+    @uncompiled
     def __call__(self, gradient: Tensor) -> None:
         self.probe.backward(self.slot, gradient, self.axis)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from netdoctor.probes.outside import passing
+
 LOSS_FUNCTIONS = (
     "cross_entropy",
     "nll_loss",
@@ -95,6 +97,7 @@ def _patch(owner: Any, name: str, watched: Callable[..., Callable[..., Any]]) ->
 
 
 def _watched_backward(original: Callable[..., Any]) -> Callable[..., Any]:
+    @passing
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         if not _listeners or torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
             return original(tensors, *args, **kwargs)  # inside a backward pass: a checkpoint's recomputation
@@ -113,6 +116,7 @@ def _watched_backward(original: Callable[..., Any]) -> Callable[..., Any]:
 def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     name = original.__name__
 
+    @passing
     def loss_function(input: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(input, *args, **kwargs)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _listeners:

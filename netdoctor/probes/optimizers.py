@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import Group
+from netdoctor.probes.outside import uncompiled
 
 
 class Listener(Protocol):
@@ -77,6 +78,7 @@ def _watched(original: Callable[..., Any]) -> Callable[..., Any]:
     return step
 
 
+@uncompiled
 def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     global _steps
     _steps += 1
@@ -89,6 +91,7 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     return changed
 
 
+@uncompiled
 def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for listener in tuple(_listeners):
         listener.after_step(optimizer)
@@ -144,6 +147,13 @@ class Holdings:
         self.held: dict[str, int] = {}
         self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
         self._known: dict[int, Holding] = {}
+
+    def strange(self, optimizer: Optimizer, names: Mapping[int, str]) -> bool:
+        """Whether an optimizer, met for the first time or with a new group, holds what is no parameter of the model."""
+        known = self._known.get(id(optimizer))
+        if known is not None and known.optimizer() is optimizer and known.groups == len(optimizer.param_groups):
+            return False
+        return any(id(parameter) not in names for group in optimizer.param_groups for parameter in group["params"])
 
     def of(self, optimizer: Optimizer, names: Mapping[int, str]) -> Holding:
         """What ``optimizer`` holds.

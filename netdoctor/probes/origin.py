@@ -98,6 +98,8 @@ def locate(loss: Tensor, step: int, parameters: Mapping[str, Tensor]) -> NonFini
 def finite(tensor: Tensor) -> bool:
     """Whether there is no NaN and no Inf in it: their sum is one too, a finite sum of any signs clears them all."""
     values = tensor.detach()
+    if values.element_size() == 1:  # float8, which torch cannot add up
+        values = values.float()
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 

@@ -91,6 +91,11 @@ class ParameterProbe:
             self._filled(place)[:] = False
 
     @property
+    def trainable(self) -> list[bool]:
+        """Which parameters ask for a gradient now."""
+        return [tensor.requires_grad for tensor in self.tensors]
+
+    @property
     def sampled(self) -> bool:
         """Whether the parameters before this step were sampled."""
         return bool(self._filled(BEFORE).any())
@@ -141,7 +146,7 @@ class ParameterProbe:
             clipped=self._filled(self._used).copy(),
             previous=self._filled(self._used_before).copy(),
             held=np.array([facts.name in stepped for facts in self.facts]),
-            trainable=np.array([tensor.requires_grad for tensor in self.tensors]),
+            trainable=np.array(self.trainable),
             missing=np.array([tensor.grad is None for tensor in self.tensors]),
             scale=Transfer(scale) if isinstance(scale, Tensor) else scale,
             fused=fused,

@@ -172,6 +172,11 @@ class Readings:
         self._columns = tuple(layers)
         self._order = np.array([self._names.index(name) for name in layers], dtype=int)
 
+    def replace_parameters(self, parameters: Sequence[Parameter]) -> None:
+        """The samples to come are of these parameters; none may wait when this is called."""
+        self._parameters = ParameterReadings(parameters)
+        self._parameter_names = tuple(facts.name for facts in parameters)
+
     def add(self, sample: Sample) -> None:
         """Take in one sampled step."""
         self._waiting.append(sample)

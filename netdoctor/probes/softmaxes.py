@@ -127,7 +127,8 @@ def _attention(node: Node) -> Tensor:
     scale, length = node._saved_scale or query.shape[-1] ** -0.5, key.shape[-2]
     if key.shape[1] != query.shape[1]:  # grouped queries
         key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    logits = query @ key.transpose(-1, -2) * scale
+    with torch.autocast(query.device.type, enabled=False):  # of a loop that keeps it on for the whole step
+        logits = query @ key.transpose(-1, -2) * scale
     masked = torch.zeros_like(logits, dtype=torch.bool)
     mask = getattr(node, "_saved_attn_mask", getattr(node, "_saved_attn_bias", None))
     if mask is not None:
@@ -149,7 +150,8 @@ def _written_out(shares: Tensor, products: _Products | None, gate: bool) -> Tens
     largest = (some.amax(-1).clamp_min(1e-30).log() - least.log()).amax() / 2
     left, right, scale = (None, None, 1.0) if products is None else (products.queries, products.keys, products.scale)
     if left is not None and right is not None and (len(right), left.shape[1], right.shape[2]) == flat.shape:
-        logits = left[samples][:, queries].float() @ right[samples].float()
+        with torch.autocast(flat.device.type, enabled=False):
+            logits = left[samples][:, queries].float() @ right[samples].float()
         possible = (some > 0).any(0)  # a mask leaves these
         largest = logits.abs().masked_fill(~possible, 0).amax() * abs(scale)
     numbers = _summary(some, largest)

@@ -55,7 +55,8 @@ def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tenso
     centred = (values - mean) * inside[:, :, None]
     scale = centred.abs().amax((1, 2)).clamp_min(1e-30)  # squares of squares leave the range of float32
     centred = centred / scale[:, None, None]
-    covariance = centred.transpose(1, 2) @ centred
+    with torch.autocast(device.type, enabled=False):  # of a loop that keeps it on for the whole step
+        covariance = centred.transpose(1, 2) @ centred
     trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
     ranks: Tensor = trace.square() / covariance.square().sum((1, 2))
     return ranks

@@ -39,6 +39,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.probes import optimizers
+from netdoctor.probes.anatomy import unwrapped
 
 log = logging.getLogger("netdoctor")
 
@@ -171,17 +172,6 @@ class Discovery:
     def _tell(self, model: nn.Module) -> None:
         self._models.add(model)
         self._found(model)
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The model inside what torch wraps around models."""
-    while True:
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile
-            module = inner
-        else:
-            return module
 
 
 def _then(original: Callable[..., None], then: Callable[[Optimizer], None]) -> Callable[..., None]:
