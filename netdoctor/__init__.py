@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from netdoctor.findings import Diagnosis, Evidence, Finding, Reading, Remedy, Severity, Skipped
     from netdoctor.history import History, HistoryError
     from netdoctor.monitor import Monitor, watch
+    from netdoctor.treatment import Change, RemedyError, Treatment
 
 __all__ = [
+    "Change",
     "Diagnosis",
     "Evidence",
     "Finding",
@@ -19,8 +21,10 @@ __all__ = [
     "Monitor",
     "Reading",
     "Remedy",
+    "RemedyError",
     "Severity",
     "Skipped",
+    "Treatment",
     "watch",
 ]
 
@@ -30,6 +34,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("History", "HistoryError"), "netdoctor.history"),
     **dict.fromkeys(("Monitor", "watch"), "netdoctor.monitor"),
+    **dict.fromkeys(("Change", "RemedyError", "Treatment"), "netdoctor.treatment"),
 }
 
 

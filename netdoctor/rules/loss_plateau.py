@@ -10,7 +10,7 @@ from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
-from netdoctor.remedies import scale_learning_rate
+from netdoctor.remedies import reduce_on_plateau, scale_learning_rate
 from netdoctor.rules.base import rule
 from netdoctor.trends import is_flat, noise
 
@@ -81,16 +81,7 @@ def loss_plateau(
             Reading("cosine of successive gradients", cosine, agreeing, steps=(since, run.steps)),
         ),
         confidence=0.7,
-        remedies=(scale_learning_rate(factor, rate), _on_plateau(factor), _cosine(run.steps)),
-    )
-
-
-def _on_plateau(factor: float) -> Remedy:
-    return Remedy(
-        action=f"Let the scheduler do it: multiply the rate by {factor:g} where the validation loss stops falling",
-        code=f"scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor={factor:g}, patience=5)\n"
-        "# and scheduler.step(val_loss) after each validation pass",
-        source="PyTorch documentation, torch.optim.lr_scheduler.ReduceLROnPlateau",
+        remedies=(scale_learning_rate(factor, rate), reduce_on_plateau(factor), _cosine(run.steps)),
     )
 
 

@@ -74,24 +74,8 @@ def _held_nowhere(facts: Facts) -> Evidence:
         "times, but none of them holds any of its parameters: no weight has changed",
         readings=(Reading("steps of other optimizers", float(facts.steps_elsewhere), 0.0, "steps"),),
         confidence=0.9,
-        remedies=(
-            Remedy(
-                "Build the optimizer from the model that is trained, after it was copied, converted or wrapped",
-                "optimizer = type(optimizer)(model.parameters(), lr=optimizer.param_groups[0]['lr'])",
-                "TrainCheck, case accelerate-2665",
-                "the steps change this model",
-                treatment=_take_over,
-            ),
-        ),
+        remedies=(remedies.take_over(),),
     )
-
-
-def _take_over(model: object, optimizer: object) -> None:
-    """Make ``optimizer`` hold the parameters of ``model`` in place of those that it holds."""
-    settings = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}  # type: ignore[attr-defined]
-    optimizer.param_groups.clear()  # type: ignore[attr-defined]
-    optimizer.state.clear()  # type: ignore[attr-defined]
-    optimizer.add_param_group({**settings, "params": list(model.parameters())})  # type: ignore[attr-defined]
 
 
 def _never_stepped(facts: Facts) -> Evidence:
@@ -153,11 +137,7 @@ def _left_out(history: History, samples: int, most: float, patience: int) -> Ite
         severity=Severity.WARNING if state is not None and state.stalled else Severity.NOTE,
         confidence=0.7,
         remedies=(
-            Remedy(
-                "Give them to the optimizer",
-                "held = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
-                "optimizer.add_param_group({'params': [p for p in model.parameters() if id(p) not in held]})",
-            ),
+            remedies.add_missing_parameters([p.name for p in outside]),
             Remedy(
                 "Or freeze them, if that is meant: their gradients cost time",
                 "\n".join(f"model.get_parameter({p.name!r}).requires_grad_(False)" for p in outside[:20]),
