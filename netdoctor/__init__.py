@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from netdoctor.findings import Diagnosis, Evidence, Finding, Reading, Remedy, Severity, Skipped
     from netdoctor.history import History, HistoryError
+    from netdoctor.lr_curve import LRCurve
+    from netdoctor.lr_finder import find_lr
     from netdoctor.monitor import Monitor, watch
     from netdoctor.treatment import Change, RemedyError, Treatment
 
@@ -18,6 +20,7 @@ __all__ = [
     "Finding",
     "History",
     "HistoryError",
+    "LRCurve",
     "Monitor",
     "Reading",
     "Remedy",
@@ -25,6 +28,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Treatment",
+    "find_lr",
     "watch",
 ]
 
@@ -33,6 +37,8 @@ _HOMES = {
         ("Diagnosis", "Evidence", "Finding", "Reading", "Remedy", "Severity", "Skipped"), "netdoctor.findings"
     ),
     **dict.fromkeys(("History", "HistoryError"), "netdoctor.history"),
+    "LRCurve": "netdoctor.lr_curve",
+    "find_lr": "netdoctor.lr_finder",
     **dict.fromkeys(("Monitor", "watch"), "netdoctor.monitor"),
     **dict.fromkeys(("Change", "RemedyError", "Treatment"), "netdoctor.treatment"),
 }

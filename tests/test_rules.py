@@ -21,7 +21,7 @@ from netdoctor.statistics import STATISTICS
 
 PACKAGE = Path(netdoctor.__file__).parent
 HEADINGS = ("## What it looks at", "## Why it matters", "## When it is wrong", "## References")
-WITH_TORCH = {"arguments", "batches", "checkup", "copies", "demo", "discovery", "lr_curve", "lr_finder", "monitor",
+WITH_TORCH = {"arguments", "batches", "checkup", "copies", "demo", "discovery", "lr_finder", "monitor",
               "recorder", "session", "statistics", "structure", "trial", "trial_arms"}  # fmt: skip
 DEPENDENCIES = {"netdoctor", "torch", "numpy", "scipy", "rich"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -58,7 +58,9 @@ def _both(*each: Remedy) -> Remedy:
 
 def _by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """What a rule's own treatment may do: nothing here keeps a way back."""
-    first: nn.Linear = model.get_submodule("0")  # type: ignore[assignment]
+    first, second = (model.get_submodule(name) for name in ("0", "2"))
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
     nn.init.zeros_(first.weight)
     first.bias = None  # type: ignore[assignment]
     model.set_submodule("1", nn.ELU())
@@ -68,7 +70,7 @@ def _by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.param_groups[0]["lr"] = 7.0
     optimizer.param_groups[0]["params"].pop()
     optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
-    optimizer.state.pop(model.get_submodule("2").weight, None)  # type: ignore[call-overload]
+    optimizer.state.pop(second.weight, None)
     optimizer.register_step_pre_hook(lambda *args: None)
 
 

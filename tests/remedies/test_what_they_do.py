@@ -8,12 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, SequentialLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, SequentialLR, StepLR
 
 from netdoctor import remedies
 from netdoctor.facts import Facts, Layer, Parameter
 from tests.remedies.patients import patient
 from tests.remedies.test_undo import CONVOLUTIONS, LINEARS
+
+
+def _note_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
+    optimizer.register_step_pre_hook(lambda used, args, kwargs: rates.append(used.param_groups[0]["lr"]))
 
 
 class TestWeights:
@@ -188,6 +192,7 @@ class TestOptimizer:
         used = []
         for factor in (1.0, 0.1):
             sick = patient(adam=False)
+            scheduler: LRScheduler
             if kind == "lambda":
                 scheduler = LambdaLR(sick.optimizer, lambda step: 0.9**step)
             elif kind == "step":
@@ -198,7 +203,7 @@ class TestOptimizer:
             if factor != 1:
                 remedies.scale_learning_rate(factor).apply(sick.model, sick.optimizer)
             rates: list[float] = []
-            sick.optimizer.register_step_pre_hook(lambda o, a, k, rates=rates: rates.append(o.param_groups[0]["lr"]))
+            _note_rates(sick.optimizer, rates)
             for _ in range(6):
                 sick.train(1)
                 scheduler.step()
