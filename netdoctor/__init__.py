@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from netdoctor.examination import checkup
     from netdoctor.findings import Diagnosis, Evidence, Finding, Reading, Remedy, Severity, Skipped
     from netdoctor.history import History, HistoryError
     from netdoctor.lr_curve import LRCurve
@@ -28,6 +29,7 @@ __all__ = [
     "Severity",
     "Skipped",
     "Treatment",
+    "checkup",
     "find_lr",
     "watch",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("History", "HistoryError"), "netdoctor.history"),
     "LRCurve": "netdoctor.lr_curve",
+    "checkup": "netdoctor.examination",
     "find_lr": "netdoctor.lr_finder",
     **dict.fromkeys(("Monitor", "watch"), "netdoctor.monitor"),
     **dict.fromkeys(("Change", "RemedyError", "Treatment"), "netdoctor.treatment"),

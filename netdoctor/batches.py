@@ -64,6 +64,13 @@ def split(batch: Any) -> tuple[Any, Any]:
     )
 
 
+def inputs_of(batch: Any, loss_fn: Any) -> Any:
+    """What the model is called with; None where the loss function alone knows."""
+    if loss_fn is None:
+        return batch
+    return None if takes_model(loss_fn) else split(batch)[0]
+
+
 def on_device(batch: Any, model: nn.Module) -> Any:
     """The batch with its tensors on the device of the model's first parameter."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -14,7 +14,7 @@ from torch.optim import LBFGS, Optimizer
 
 from netdoctor import arguments, lr_criteria
 from netdoctor.batches import endless, loss_of, on_device, repeatable
-from netdoctor.copies import copy_training, random_numbers_kept
+from netdoctor.copies import apart, copy_training
 from netdoctor.lr_curve import LRCurve
 from netdoctor.remedies.rate_factor import put
 
@@ -65,7 +65,7 @@ def find_lr(
         raise ValueError(f"the rate rises from start to end in 10 steps or more, got {start}, {end} and {steps}")
     if isinstance(optimizer, LBFGS):
         raise ValueError("LBFGS looks for the size of its steps itself: a range test says nothing of it")
-    with random_numbers_kept(loader), Progress(transient=True, disable=not progress) as bar:
+    with apart(model, loader), Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("find_lr", total=steps + 3 * tries)
         generators, batches = torch.get_rng_state(), repeatable(loader)
 

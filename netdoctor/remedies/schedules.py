@@ -117,7 +117,7 @@ class _Plateau:
     def after_backward(self) -> None:
         """Nothing to do."""
 
-    def evaluated(self, function: str, loss: Tensor, size: int) -> None:
+    def evaluated(self, *args: Any) -> None:
         """Nothing to do."""
 
     def after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -7,6 +7,7 @@ from netdoctor.rules.exploding_gradient import exploding_gradient
 from netdoctor.rules.learning_rate_too_large import learning_rate_too_large
 from netdoctor.rules.learning_rate_too_small import learning_rate_too_small
 from netdoctor.rules.loss_plateau import loss_plateau
+from netdoctor.rules.mixed_samples import mixed_samples
 from netdoctor.rules.no_gradient import no_gradient
 from netdoctor.rules.non_finite import non_finite
 from netdoctor.rules.not_learning import not_learning
@@ -20,6 +21,7 @@ from netdoctor.rules.weights_not_updated import weights_not_updated
 
 ALL: tuple[Rule, ...] = (
     unnormalized_input,
+    mixed_samples,
     symmetric_initialization,
     poor_initialization,
     no_gradient,
