@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from netdoctor.lr_finder import find_lr
     from netdoctor.monitor import Monitor, watch
     from netdoctor.treatment import Change, RemedyError, Treatment
+    from netdoctor.trial_results import Arm, Trial
+    from netdoctor.trials import trial
 
 __all__ = [
+    "Arm",
     "Change",
     "Diagnosis",
     "Evidence",
@@ -29,8 +32,10 @@ __all__ = [
     "Severity",
     "Skipped",
     "Treatment",
+    "Trial",
     "checkup",
     "find_lr",
+    "trial",
     "watch",
 ]
 
@@ -42,6 +47,8 @@ _HOMES = {
     "LRCurve": "netdoctor.lr_curve",
     "checkup": "netdoctor.examination",
     "find_lr": "netdoctor.lr_finder",
+    "trial": "netdoctor.trials",
+    **dict.fromkeys(("Arm", "Trial"), "netdoctor.trial_results"),
     **dict.fromkeys(("Monitor", "watch"), "netdoctor.monitor"),
     **dict.fromkeys(("Change", "RemedyError", "Treatment"), "netdoctor.treatment"),
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -186,6 +186,13 @@ class Finding:
     confidence: float = 0.9
     remedies: tuple[Remedy, ...] = ()
     symptoms: tuple[Finding, ...] = ()
+
+    def expecting(self, effects: Mapping[str, str]) -> Finding:
+        """The same with other effects of its remedies, and of its symptoms', by action."""
+        if not effects:
+            return self
+        remedies = tuple(replace(r, effect=effects.get(r.action, r.effect)) for r in self.remedies)
+        return replace(self, remedies=remedies, symptoms=tuple(each.expecting(effects) for each in self.symptoms))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
