@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +50,11 @@ class Casebook:
     def active(self) -> tuple[Finding, ...]:
         """Those that last."""
         return tuple(case.finding for case in self._cases if not case.resolved)
+
+    def expect(self, effects: Mapping[str, str]) -> None:
+        """Let remedies, known by their action, be expected to have these effects."""
+        for case in self._cases:
+            case.finding = case.finding.expecting(effects)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values, for JSON."""

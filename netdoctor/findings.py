@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
+
+from netdoctor.treatment import RemedyError, Treatment
 
 
 class Severity(IntEnum):
@@ -62,7 +64,9 @@ class Remedy:
         code: Python that does it to this very model, ready to paste.
         source: Where the advice comes from (paper, section).
         effect: What to expect of it.
-        treatment: ``treatment(model, optimizer)`` carries it out; None where it takes a human hand.
+        treatment: Carries it out: a `netdoctor.remedies.Procedure`, or a function ``treatment(model, optimizer)``. None
+            where it takes a human hand.
+        restart: Whether it only helps from the start: build model and optimizer anew, apply it there, train again.
     """
 
     action: str
@@ -70,10 +74,11 @@ class Remedy:
     source: str = ""
     effect: str = ""
     treatment: Callable[[Any, Any], object] | None = field(default=None, compare=False, repr=False)
+    restart: bool = False
 
     @property
     def applicable(self) -> bool:
-        """Whether `apply` can carry the remedy out."""
+        """Whether `apply` can carry the remedy out, as far as can be told without looking at the model."""
         return self.treatment is not None
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,25 +89,43 @@ class Remedy:
             "source": self.source,
             "effect": self.effect,
             "applicable": self.applicable,
+            "restart": self.restart,
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Remedy:
         """The inverse of `to_dict`, without a treatment."""
-        return cls(str(data["action"]), str(data["code"]), str(data["source"]), str(data["effect"]))
+        return cls(
+            str(data["action"]),
+            str(data["code"]),
+            str(data["source"]),
+            str(data["effect"]),
+            restart=bool(data.get("restart", False)),
+        )
 
-    def apply(self, model: Any, optimizer: Any = None) -> object:
-        """Carry the remedy out in place on ``model`` (a ``torch.nn.Module``) and its ``optimizer``.
+    def apply(self, model: Any, optimizer: Any = None, loss_fn: Any = None) -> Treatment:
+        """Carry the remedy out in place, on a new or half-trained model.
+
+        Args:
+            model: A ``torch.nn.Module``.
+            optimizer: What trains it; the remedies that change it, or its memory of old weights, need it.
+            loss_fn: The criterion module, for remedies that change that.
+
+        Returns:
+            What was changed, with the way back: ``undo()``.
 
         Raises:
-            ValueError: The remedy needs a human hand; its ``code`` says what to change.
+            RemedyError: The remedy needs a human hand, or cannot be sure on this model; nothing was changed. It says
+                why, and its ``code`` what to change.
         """
         if self.treatment is None:
-            raise ValueError(
+            raise RemedyError(
                 f"this remedy cannot be applied automatically: {self.action}. "
                 f"Change the program as its .code says:\n{self.code}"
             )
-        return self.treatment(model, optimizer)
+        from netdoctor.remedies.procedure import carry_out  # which imports torch
+
+        return carry_out(self.treatment, self.action, model, optimizer, loss_fn)
 
 
 @dataclass(frozen=True)
@@ -163,6 +186,13 @@ class Finding:
     confidence: float = 0.9
     remedies: tuple[Remedy, ...] = ()
     symptoms: tuple[Finding, ...] = ()
+
+    def expecting(self, effects: Mapping[str, str]) -> Finding:
+        """The same with other effects of its remedies, and of its symptoms', by action."""
+        if not effects:
+            return self
+        remedies = tuple(replace(r, effect=effects.get(r.action, r.effect)) for r in self.remedies)
+        return replace(self, remedies=remedies, symptoms=tuple(each.expecting(effects) for each in self.symptoms))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -40,13 +39,7 @@ def forgotten(history: History, steps: int, most: float, patience: int) -> Itera
         severity=Severity.WARNING if random or (state is not None and state.stalled) else Severity.NOTE,
         confidence=0.9 if random else 0.7,
         remedies=(
-            Remedy(
-                "Give them to the optimizer",
-                "held = {id(p) for group in optimizer.param_groups for p in group['params']}\n"
-                "optimizer.add_param_group({'params': [p for p in model.parameters() if id(p) not in held]})",
-                effect="they learn",
-                treatment=lambda model, optimizer: remedies.hold(model, optimizer),
-            ),
+            remedies.add_missing_parameters([p.name for p in outside]),
             Remedy(
                 "Or freeze them, if that is meant: their gradients cost time",
                 "\n".join(f"model.get_parameter({p.name!r}).requires_grad_(False)" for p in outside[:20]),
@@ -79,7 +72,7 @@ def frozen(history: History, samples: int, most: float) -> Iterator[Evidence]:
                 "    layer = model.get_submodule(name).requires_grad_(True)\n"
                 '    optimizer.add_param_group({"params": layer.parameters()})',
                 effect="the loss falls below what fixed random features allow",
-                treatment=lambda model, optimizer: remedies.unfreeze(model, optimizer, names),
+                treatment=remedies.unfreeze(names),
             ),
             Remedy("Or load the trained weights that were meant", 'model.load_state_dict(torch.load("trained.pt"))'),
         ),
@@ -103,7 +96,7 @@ def strangers(facts: Facts, step: int, steps: int) -> Iterator[Evidence]:
                 "self.layers = nn.ModuleList(layers)  # in __init__, in place of self.layers = layers",
                 "PyTorch documentation, torch.nn.ModuleList",
                 "they learn, move between devices, and are saved",
-                treatment=remedies.register_lists,
+                treatment=remedies.Procedure(remedies.register_lists),
             ),
         ),
     )
@@ -142,15 +135,12 @@ def crawling(history: History, steps: int, crawl: float, beside: float) -> Itera
 
 
 def _raise(index: int, rate: float, held: Sequence[str]) -> Remedy:
-    def treatment(model: Any, optimizer: Any) -> None:
-        remedies.set_rate_of(model, optimizer, held, rate)
-
     return Remedy(
         f"Give param group {index} the rate of the others, {rate:.3g}, until its weights are trained",
         f'optimizer.param_groups[{index}]["lr"] = {rate:.6g}',
         "Howard & Ruder 2018, section 3.2: small rates are for weights that are good already",
         "these layers learn too",
-        treatment=treatment,
+        treatment=remedies.set_rate_of(held, rate),
     )
 
 

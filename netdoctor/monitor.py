@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -98,6 +98,7 @@ class Monitor:
         self._schedule = schedule
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
+        self._effects: dict[str, str] = {}  # that remedies had when they were tried, by action
         reference = weakref.ref(self)
         self._finalizer = weakref.finalize(model, _close, reference)
         self._finalizer.atexit = False
@@ -139,7 +140,13 @@ class Monitor:
         verdict = diagnose(self._recorder.history, self._rules)
         faults = tuple(Skipped(f"{what} failed: {why}") for what, why in self.faults.items())
         unseen = tuple(map(Skipped, self._recorder.unseen))
-        return Diagnosis(self.step, verdict.findings, (*faults, *unseen, *verdict.skipped))
+        findings = tuple(finding.expecting(self._effects) for finding in verdict.findings)
+        return Diagnosis(self.step, findings, (*faults, *unseen, *verdict.skipped))
+
+    def expect(self, effects: Mapping[str, str]) -> None:
+        """Let remedies, known by their action, be expected to have these effects from now on: `trial` measures them."""
+        self._effects |= effects
+        self._casebook.expect(effects)
 
     def observe(
         self,
@@ -252,6 +259,12 @@ class Monitor:
 on_watch: list[Callable[[Monitor], object]] = []  # who is told of each new monitor
 
 _monitors: weakref.WeakKeyDictionary[nn.Module, Monitor] = weakref.WeakKeyDictionary()
+
+
+def monitor_of(model: nn.Module) -> Monitor | None:
+    """The monitor that watches a model now."""
+    monitor = _monitors.get(getattr(model, "_orig_mod", model))
+    return None if monitor is None or monitor.closed else monitor
 
 
 def _close(reference: weakref.ref[Monitor]) -> None:

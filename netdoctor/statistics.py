@@ -116,6 +116,9 @@ QUANTILES = tuple(
     for level in LEVELS
 )
 MEASURED = (
+    Statistic(
+        "sample_mixing", "", "run", "change of an answer with its batch over the spread of answers; of checkup()"
+    ),
     Statistic("dead_share", "", "layer", "share of units with no output above 0 in the last 10 samples"),
     Statistic("activation_gradient_rms", "loss/x", "layer", "root mean square of the loss's gradient at the output"),
     Statistic("gradient_zero_share", "", "layer", "share of zeros in the loss's gradient at the output"),

@@ -62,6 +62,7 @@ def test_a_finding_as_plain_values():
         "source": "",
         "effect": "",
         "applicable": True,
+        "restart": False,
     }
 
 

@@ -21,8 +21,8 @@ from netdoctor.statistics import STATISTICS
 
 PACKAGE = Path(netdoctor.__file__).parent
 HEADINGS = ("## What it looks at", "## Why it matters", "## When it is wrong", "## References")
-WITH_TORCH = {"arguments", "checkup", "demo", "discovery", "lr_finder", "monitor", "recorder", "remedies", "session",
-              "statistics", "stretches", "structure"}  # fmt: skip
+WITH_TORCH = {"arguments", "batches", "copies", "demo", "discovery", "examination", "lr_finder", "monitor",
+              "recorder", "session", "statistics", "stretches", "structure", "trials"}  # fmt: skip
 DEPENDENCIES = {"netdoctor", "torch", "numpy", "scipy", "rich"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EACH_RULE = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.slug)
@@ -191,7 +191,7 @@ def test_only_the_declared_dependencies_are_imported(path):
 @EACH_SOURCE
 def test_torch_stays_in_its_files(path):
     place = path.relative_to(PACKAGE)
-    if place.parts[0] != "probes" and place.stem not in WITH_TORCH:
+    if place.parts[0] not in ("probes", "remedies") and place.stem not in WITH_TORCH:
         assert not [name for name in imports(path) if inside(name, "torch")]
 
 
@@ -207,6 +207,9 @@ def test_data_flows_one_way(path):
     if place.parts[0] == "probes":
         assert not [name for name in used if inside(name, "netdoctor.rules", "netdoctor.reporters")]
     if place.name == "findings.py":
-        assert not [name for name in used if inside(name, "netdoctor") and not inside(name, "netdoctor.notebook")]
+        allowed = ("netdoctor.notebook", "netdoctor.treatment", "netdoctor.remedies.procedure")  # what applies a remedy
+        assert not [name for name in used if inside(name, "netdoctor") and not inside(name, *allowed)]
+    if place.name == "treatment.py":
+        assert not [name for name in used if inside(name, "netdoctor")]
     if place.name == "notebook.py":  # it is handed findings, and needs them for its types only
         assert not [name for name in used if inside(name, "netdoctor") and not inside(name, "netdoctor.findings")]

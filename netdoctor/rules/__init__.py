@@ -24,6 +24,7 @@ from netdoctor.rules.loss_plateau import loss_plateau
 from netdoctor.rules.loss_scale_collapse import loss_scale_collapse
 from netdoctor.rules.loss_spike import loss_spike
 from netdoctor.rules.missing_nonlinearity import missing_nonlinearity
+from netdoctor.rules.mixed_samples import mixed_samples
 from netdoctor.rules.no_gradient import no_gradient
 from netdoctor.rules.noisy_gradient import noisy_gradient
 from netdoctor.rules.non_finite import non_finite
@@ -60,6 +61,7 @@ ALL: tuple[Rule, ...] = (
     wrong_output_activation,
     unnormalized_target,
     class_imbalance,
+    mixed_samples,
     symmetric_initialization,
     missing_nonlinearity,
     excess_dropout,

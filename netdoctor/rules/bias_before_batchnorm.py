@@ -89,7 +89,7 @@ def _remove(pairs: list[tuple[str, str]]) -> Remedy:
         "    model.get_submodule(name).bias = None  # in a model that was trained: subtract it from running_mean first",
         source="Ioffe & Szegedy 2015, section 3.2",
         effect="the same outputs with fewer parameters",
-        treatment=lambda model, optimizer: remedies.remove_biases(model, pairs),
+        treatment=remedies.remove_biases(pairs),
     )
 
 

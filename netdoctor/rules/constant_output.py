@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,7 +89,7 @@ def _sigmoid(module: str) -> Remedy:
         code=f'model.set_submodule("{module}", nn.Sigmoid())' if module else "# in forward():\nx = torch.sigmoid(x)",
         source="Goodfellow et al. 2016, Deep Learning, section 6.2.2.2",
         effect="the output can change; better still, no sigmoid and nn.BCEWithLogitsLoss",
-        treatment=functools.partial(remedies.use_sigmoid, module=module) if module else None,
+        treatment=remedies.use_sigmoid(module) if module else None,
     )
 
 

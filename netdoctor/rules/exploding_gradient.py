@@ -174,7 +174,10 @@ def _through_time(history: History, echo: float, leverage: float) -> Evidence | 
                     Reading("gradient norm times weight norm over the loss", lever, leverage, "", (1, int(steps[-1]))),
                 ),
                 confidence=0.85,
-                remedies=(remedies.orthogonal_recurrence(parameter.layer), remedies.clip_gradients(1.0)),
+                remedies=(
+                    remedies.orthogonal_recurrence(history.facts.layer(parameter.layer)),
+                    remedies.clip_gradients(1.0),
+                ),
             )
     return None
 

@@ -13,7 +13,7 @@ from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
-from netdoctor.remedies import cosine_decay, find_learning_rate, scale_learning_rate
+from netdoctor.remedies import find_learning_rate, scale_learning_rate, warm_up_and_decay
 from netdoctor.rules.base import rule
 
 
@@ -134,7 +134,7 @@ def _ended(
             Reading("training loss", run.recent, high * run.reference, "loss", steps=(since, run.steps)),
         ),
         confidence=0.85,
-        remedies=(_once_an_epoch(), cosine_decay(10 * run.steps)),
+        remedies=(_once_an_epoch(), warm_up_and_decay(0, 10 * run.steps)),
     )
 
 

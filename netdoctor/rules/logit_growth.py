@@ -89,7 +89,7 @@ def _slower(history: History, found: list[Softmax], update: float) -> Remedy:
         if len(steps) and float(np.median(steps)) >= update:
             factors[group.index] = remedies.slower(float(np.median(steps)))
     slow = remedies.slow_groups(factors or dict.fromkeys((group.index for group in groups), 0.1))
-    return remedies.in_turn(slow, quieter(history.facts, found))
+    return remedies.both(slow, quieter(history.facts, found))
 
 
 _FACTS = Facts(

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor.facts import Facts, Group, Loss
-from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.gains import plateau
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
-from netdoctor.remedies import cosine_decay, scale_learning_rate
+from netdoctor.remedies import reduce_on_plateau, scale_learning_rate, warm_up_and_decay
 from netdoctor.rules.base import rule
 
 
@@ -71,16 +71,7 @@ def loss_plateau(
             Reading("cosine of successive gradients", level.cosine, agreeing, steps=(level.since, level.until)),
         ),
         confidence=0.7,
-        remedies=(scale_learning_rate(factor, rate), _on_plateau(factor), cosine_decay(run.steps)),
-    )
-
-
-def _on_plateau(factor: float) -> Remedy:
-    return Remedy(
-        action=f"Let the scheduler do it: multiply the rate by {factor:g} where the validation loss stops falling",
-        code=f"scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor={factor:g}, patience=5)\n"
-        "# and scheduler.step(val_loss) after each validation pass",
-        source="PyTorch documentation, torch.optim.lr_scheduler.ReduceLROnPlateau",
+        remedies=(scale_learning_rate(factor, rate), reduce_on_plateau(factor), warm_up_and_decay(0, run.steps)),
     )
 
 

@@ -128,7 +128,7 @@ def _insert(names: Sequence[str]) -> Remedy:
         "# or in forward: x = F.relu(layer(x))",
         source="Glorot, Bordes & Bengio 2011, Deep sparse rectifier neural networks",
         effect="the depth counts",
-        treatment=lambda model, optimizer: remedies.append_relu(model, names),
+        treatment=remedies.insert_nonlinearity(names).treatment,
     )
 
 

@@ -76,7 +76,7 @@ def no_gradient(
             layers=tuple(cut_off),
             readings=(Reading("layers without gradient", float(len(cut_off)), 0.0, "", span),),
             confidence=0.9,
-            remedies=(_connect(cut_off[-1], called[first_reached]), _freeze(cut_off)),
+            remedies=(_connect(cut_off[-1], called[first_reached]), remedies.freeze_layers(cut_off)),
         )
     for names, several, one in (
         (sides, "run, but the loss does not use their output", "runs, but the loss does not use its output"),
@@ -90,7 +90,7 @@ def no_gradient(
                 readings=(Reading("layers without gradient", float(len(names)), 0.0, "", span),),
                 severity=Severity.NOTE,
                 confidence=0.8,
-                remedies=(_freeze(names),),
+                remedies=(remedies.freeze_layers(names),),
             )
 
 
@@ -115,7 +115,7 @@ def _under_no_grad(names: Sequence[str], samples: int, span: tuple[int, int]) ->
                 "PyTorch documentation, autograd mechanics, locally disabling gradient computation",
                 "these layers learn",
             ),
-            _freeze(names),
+            remedies.freeze_layers(names),
         ),
     )
 
@@ -157,18 +157,6 @@ def _connect(last: str, first: str) -> Remedy:
         f"# in forward, between {last} and {first}: h = h, in place of h = h.detach()",
         "PyTorch documentation, autograd mechanics",
         f"{last} and the layers before it get gradients",
-    )
-
-
-def _freeze(names: Sequence[str]) -> Remedy:
-    def freeze(model: object, optimizer: object) -> None:
-        remedies.freeze(model, names)
-
-    return Remedy(
-        "Or freeze them, if that is meant",
-        f"for name in {remedies.names_code(names)}:\n    model.get_submodule(name).requires_grad_(False)",
-        effect="nothing changes but that it is said",
-        treatment=freeze,
     )
 
 

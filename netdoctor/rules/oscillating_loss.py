@@ -11,7 +11,7 @@ from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.gains import bounces, lasting, overshoot, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
-from netdoctor.remedies import cosine_decay, scale_learning_rate
+from netdoctor.remedies import scale_learning_rate, warm_up_and_decay
 from netdoctor.rules.base import rule
 
 
@@ -83,7 +83,7 @@ def oscillating_loss(
             Reading("cosine of successive gradients", level.cosine, None, steps=(level.since, level.until)),
         ),
         confidence=0.8,
-        remedies=(scale_learning_rate(factor, rate), cosine_decay(level.until)),
+        remedies=(scale_learning_rate(factor, rate), warm_up_and_decay(0, level.until)),
     )
 
 

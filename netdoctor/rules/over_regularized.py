@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,17 +130,13 @@ def _lower(facts: Facts, group: Group | None, fresh: Sequence[str]) -> Remedy:
         )
     value = 0.01 if group.optimizer.startswith(("AdamW", "Lion")) else 5e-4
 
-    def lower(model: Any, optimizer: Any) -> None:
-        remedies.set_weight_decay(optimizer, value)
-        if again is not None:
-            again.apply(model, optimizer)
-
+    lower = remedies.set_weight_decay(value, group.weight_decay)
     return Remedy(
         f"Lower the weight decay from {group.weight_decay:g} to {value:g}" + (" and start again" if again else ""),
         f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}{start}',
         "Loshchilov & Hutter 2019, section 4; He et al. 2016, section 3.4",
         "weights as large as the data ask for",
-        treatment=lower,
+        treatment=remedies.in_turn(lower, *filter(None, (again,))),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from netdoctor.facts import Facts, Group, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress
-from netdoctor.remedies import names_code, set_weight_decay
+from netdoctor.remedies import more_dropout, set_weight_decay
 from netdoctor.rules.base import rule
 from netdoctor.trends import noise
 
@@ -80,7 +81,7 @@ def _rising(history: History, run: Progress, patience: int, worse: float, sigmas
             Reading("training loss", after, before, "loss", steps=(int(steps[best]), run.steps)),
         ),
         confidence=0.95 if last - low > 2 * (bound - low) else 0.8,
-        remedies=(_stop(int(steps[best])), _weight_decay(history.facts), *_dropout(history.facts), _augment()),
+        remedies=(_stop(int(steps[best])), _weight_decay(history.facts), *more_dropout(history.facts), _augment()),
     )
 
 
@@ -105,7 +106,7 @@ def _by_heart(history: History, run: Progress, patience: int, gap: float, heart:
             Reading("training loss", run.recent, heart * run.constant, "loss", (int(steps[middle]), run.steps)),
         ),
         confidence=0.8,
-        remedies=(_augment(), *_dropout(history.facts), _weight_decay(history.facts), _stop(int(steps[best]))),
+        remedies=(_augment(), *more_dropout(history.facts), _weight_decay(history.facts), _stop(int(steps[best]))),
     )
 
 
@@ -128,33 +129,11 @@ def _weight_decay(facts: Facts) -> Remedy:
     now = max((group.weight_decay for group in facts.groups), default=0.0)
     decoupled = any("AdamW" in group.optimizer for group in facts.groups)
     value = min(10 * now, 1.0 if decoupled else 0.1) if now else (0.1 if decoupled else 1e-3)
-    return Remedy(
-        action=f"Raise the weight decay from {now:g} to {value:g}",
-        code=f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}',
-        source="Krogh & Hertz 1991; Loshchilov & Hutter 2019",
+    return replace(
+        set_weight_decay(value, now),
         effect="smaller weights, a smoother function; begin the training anew with it",
-        treatment=lambda model, optimizer: set_weight_decay(optimizer, value),
+        restart=True,
     )
-
-
-def _dropout(facts: Facts) -> tuple[Remedy, ...]:
-    """Dropout behind the hidden nonlinearities of linear layers; a higher rate where the model has dropout."""
-    source = "Srivastava et al. 2014, Dropout"
-    if any(layer.type.startswith("Dropout") for layer in facts.layers):
-        code = (
-            "for module in model.modules():\n    if isinstance(module, nn.Dropout):\n"
-            "        module.p = min(module.p + 0.2, 0.5)"
-        )
-        return (Remedy("Raise the dropout rate by 0.2, to 0.5 at most", code, source),)
-    linear = {layer.name for layer in facts.layers if layer.kind == "linear"}
-    hidden = [a.name for a in facts.layers if a.kind == "activation" and linear & set(a.inputs) and a.name][-2:]
-    if not hidden:
-        return ()
-    code = (
-        f"for name in {names_code(hidden)}:\n"
-        "    model.set_submodule(name, nn.Sequential(model.get_submodule(name), nn.Dropout(0.3)))"
-    )
-    return (Remedy(f"Put dropout 0.3 behind {', '.join(hidden)}", code, source, "units cannot rely on each other"),)
 
 
 def _augment() -> Remedy:

@@ -158,7 +158,7 @@ def _residual(history: History, growth: float) -> Iterator[Evidence]:
         readings=(Reading("signal at the end of the residual stream over its start", path.total, growth),),
         confidence=0.9,
         remedies=(
-            remedies.in_turn(remedies.initialise(history.facts, fresh), scaled),
+            remedies.both(remedies.initialise(history.facts, fresh), scaled),
             remedies.normalise(history.facts, names),
         ),
     )
@@ -187,7 +187,7 @@ def _recurrent(history: History, oversized: float, growth: float) -> Iterator[Ev
                 Reading("gradient at the first inputs over that at the last", grown, growth),
             ),
             confidence=0.9,
-            remedies=(remedies.orthogonal(layer), remedies.clip_gradients(1.0)),
+            remedies=(remedies.orthogonal_recurrence(layer), remedies.clip_gradients(1.0)),
         )
 
 

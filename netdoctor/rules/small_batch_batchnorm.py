@@ -87,7 +87,7 @@ def _replace(small: list[Layer]) -> Remedy:
         code="\n".join(lines),
         source="Wu & He 2018, Group Normalization; Ba et al. 2016, Layer Normalization, section 3",
         effect="the same in training and evaluation, at every batch size",
-        treatment=lambda model, optimizer: remedies.replace_batch_norms(model, of_rows),
+        treatment=remedies.replace_batch_norms(of_rows),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 
@@ -95,9 +94,7 @@ def _quiet(facts: Facts, layer: Layer, signal: float, logits: float) -> Remedy:
         code="\n".join(lines),
         source="Goyal et al. 2017, section 5.1; Karpathy 2019, A Recipe for Training Neural Networks",
         effect="the first loss is that of equal shares",
-        treatment=functools.partial(remedies.quiet_head, layer=layer.name, std=std)
-        if layer.kind in WEIGHTED[:1] and layer.name
-        else None,
+        treatment=remedies.quiet_head(layer.name, std) if layer.kind in WEIGHTED[:1] and layer.name else None,
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -189,27 +187,8 @@ def rectify(facts: Facts, layers: Sequence[str]) -> Remedy:
     modules = tuple(
         layer.name for layer in facts.layers[:end] if layer.function in BOUNDED and layer.kind == "activation"
     )
-    code = "# in forward: torch.relu in place of torch.sigmoid and torch.tanh\n"
-    if modules:
-        code = f"for name in {remedies.names_code(modules)}:\n    model.set_submodule(name, nn.ReLU())\n"
-    code += (
-        f"for name in {remedies.names_code(layers)}:\n    layer = model.get_submodule(name)\n"
-        '    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")\n'
-        "    if layer.bias is not None:\n        nn.init.zeros_(layer.bias)"
-    )
     own = facts.layer(layers[-1]).nonlinearity not in BOUNDED  # else the output may share a module with the hidden ones
-    return Remedy(
-        action="Use ReLU in place of sigmoid and tanh, with Kaiming initialisation (gain 1.41)",
-        code=code,
-        source="Glorot et al. 2011; He et al. 2015, section 2.2",
-        effect="the slope of an active unit is 1 instead of at most 0.25 (sigmoid): gradients keep their scale",
-        treatment=functools.partial(_rectify, modules=modules, layers=tuple(layers)) if modules and own else None,
-    )
-
-
-def _rectify(model: Any, optimizer: Any, *, modules: tuple[str, ...], layers: tuple[str, ...]) -> None:
-    remedies.replace_by_relu(model, modules)
-    remedies.kaiming(model, optimizer, layers)
+    return remedies.rectify(modules, layers, certain=own)
 
 
 def _history(gradients: Sequence[float], loss: Sequence[float], function: str = "sigmoid") -> History:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -90,9 +90,6 @@ def _bound(facts: Facts, history: History) -> Remedy:
     first = history.first("weight_rms")
     weights = {p.name: first[p.name] for p in facts.parameters if p.role == "weight" and first.get(p.name, 0.0) > 0}
 
-    def bound(model: Any, optimizer: Any) -> Any:
-        return remedies.bound_weights(model, optimizer, weights)
-
     return Remedy(
         "Look for a loss without a lower bound (the sign of a penalty, a critic without constraint), and bound the "
         "weights after each step",
@@ -103,19 +100,17 @@ def _bound(facts: Facts, history: History) -> Remedy:
         "        weight.mul_((rms / weight.square().mean().sqrt()).clamp(max=1))",
         "Srivastava et al. 2014, section 5.1 (max-norm); Arjovsky et al. 2017, section 3",
         "the weights stay as large as they were",
-        treatment=bound,
+        treatment=remedies.bound_weights(weights),
     )
 
 
 def _decay(facts: Facts) -> Remedy:
     decoupled = any(group.optimizer.startswith("AdamW") for group in facts.groups)
     value = 0.1 if decoupled else 1e-3
-    return Remedy(
-        f"Or set weight decay {value:g}",
-        f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value:g}',
-        "Krogh & Hertz 1991, A simple weight decay can improve generalization",
-        "growth comes to an end where decay and gradient balance",
-        treatment=lambda model, optimizer: remedies.set_weight_decay(optimizer, value),
+    return replace(
+        remedies.set_weight_decay(value),
+        action=f"Or set weight decay {value:g}",
+        effect="growth comes to an end where decay and gradient balance",
     )
 
 

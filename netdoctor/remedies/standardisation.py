@@ -1,0 +1,127 @@
+"""Inputs of zero mean and unit variance."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from netdoctor.facts import Layer
+from netdoctor.findings import Remedy
+from netdoctor.remedies.operation import Operation
+from netdoctor.remedies.procedure import Procedure
+
+
+def standardise(layer: Layer, mean: float, std: float) -> Remedy:
+    """Scale the input of the first layer by one mean and one std."""
+    return Remedy(
+        action=f"Standardise the input with its measured mean {mean:.3g} and standard deviation {std:.3g}",
+        code=f"x = (x - {mean:.4g}) / {std:.4g}  # in the data pipeline, the same for training, validation and test",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.3",
+        effect="the first layer's gradients fit those of the others; start again with fresh weights",
+        treatment=Procedure(
+            functools.partial(
+                _prepend,
+                layer=layer.name,
+                make=functools.partial(_Standardise, mean, std),
+                described=f"minus {mean:.4g}, over {std:.4g}",
+            )
+        ),
+        restart=True,
+    )
+
+
+def standardise_features(layer: Layer) -> Remedy:
+    """Scale each feature of the input of the first layer by its own mean and std."""
+    axes = {"conv": "images: mean and std over all but the channels"}.get(layer.kind, "and nothing else on test data")
+    return Remedy(
+        action="Standardise each feature of the input with its own mean and standard deviation",
+        code="mean, std = x_train.mean(0), x_train.std(0).clamp_min(1e-6)\n"
+        f"x_train, x_test = (x_train - mean) / std, (x_test - mean) / std  # {axes}",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.3; sklearn.preprocessing.StandardScaler",
+        effect="features count by what they tell, not by their unit; start again with fresh weights",
+        treatment=Procedure(
+            functools.partial(
+                _prepend,
+                layer=layer.name,
+                make=_StandardiseFeatures,
+                described="each feature by its mean and std over the training inputs so far",
+            )
+        ),
+        restart=True,
+    )
+
+
+def _prepend(operation: Operation, layer: str, make: Callable[[], Any], described: str) -> None:
+    """Let a pre-hook change what ``layer`` is given."""
+    handle = operation.module(layer).register_forward_pre_hook(make())
+    operation.attach(f"input of {layer or 'the model'}", handle, described)
+
+
+class _Standardise:
+    """Forward pre-hook: the input minus ``mean`` over ``std``."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return ((args[0] - self.mean) / self.std, *args[1:])
+
+
+class _StandardiseFeatures:
+    """Forward pre-hook: each feature by its mean and std over all training inputs so far."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = args[0]
+        axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else x.ndim - 1
+        if module.training or self.sums is None:
+            flat = x.detach().transpose(0, axis).flatten(1).double()
+            seen = torch.stack((torch.full_like(flat[:, 0], flat.shape[1]), flat.sum(1), flat.square().sum(1)))
+            self.sums = seen if self.sums is None else self.sums + seen
+        count, total, squares = self.sums
+        mean = total / count
+        std = (squares / count - mean.square()).clamp_min(0).sqrt()
+        std = torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std))  # a constant feature stays 0
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        return (((x - mean.reshape(shape)) / std.reshape(shape)).to(x.dtype), *args[1:])
+
+
+def standardise_targets(layer: Layer, mean: float, std: float, factor: float) -> Remedy:
+    """Train on targets of mean 0 and std 1; ``factor`` on the learning rate does the same for a loss in large units."""
+    return Remedy(
+        action=f"Standardise the target with its mean {mean:.4g} and standard deviation {std:.4g}",
+        code=f"y = (y - {mean:.6g}) / {std:.6g}  # before the loss; with several columns each by its own\n"
+        f"answer = {std:.6g} * model(x) + {mean:.6g}  # where an answer in the target's unit is needed",
+        source="LeCun et al. 1998, Efficient BackProp, section 4.5; Bishop 1995, section 8.2",
+        effect="outputs stay in the scale that weights and learning rates are made for; start with fresh weights",
+        treatment=Procedure(functools.partial(_answer_in_units, layer=layer.name, mean=mean, std=std, factor=factor))
+        if layer.kind == "linear"
+        else None,
+    )
+
+
+def _answer_in_units(operation: Operation, layer: str, mean: float, std: float, factor: float) -> None:
+    """The same seen from the other side: the last layer's output is scaled to the target."""
+    if operation.optimizer is not None:
+        for parameter in operation.model.parameters():
+            operation.forget(parameter)
+        for index, group in enumerate(operation.optimizer.param_groups):
+            operation.set_option(index, "lr", group["lr"] * factor)
+    hook = operation.module(layer).register_forward_hook(_InUnits(mean, std))
+    operation.attach(f"the output of {layer}", hook, "in the unit of the target")
+
+
+class _InUnits:
+    """Forward hook: the output in the unit of the target."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return output * self.std + self.mean

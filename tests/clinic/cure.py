@@ -1,0 +1,171 @@
+"""Cures the sick: each case is watched until its fault is named, gets a remedy of the finding, and trains on.
+
+A remedy cures where the loss then ends below the bound of the healthy twin. Training goes on for as many turns as the
+twin has; a remedy that only helps from the start is applied to the program built anew. The remedies are also ranked as
+`netdoctor.trial` does, by the loss after a short training.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import netdoctor
+from netdoctor import Finding, RemedyError, Severity
+from netdoctor.trial_results import Arm, better, ranked
+from tests.clinic.case import Case, Program
+from tests.clinic.catalogue import Run, case_of
+from tests.clinic.examination import TURN_SECONDS
+
+SHORT = 100  # turns after which the remedies are ranked
+LAST = 10  # losses at the end of these that count
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One remedy on one sick run.
+
+    Attributes:
+        action: The remedy's.
+        refused: Why it was not applied, "" where it was.
+        loss: `Program.loss` at the end.
+        cured: Whether that is below the twin's bound.
+        short: Mean training loss at the end of a short training, infinite where it was lost.
+    """
+
+    action: str
+    refused: str = ""
+    loss: float = math.nan
+    cured: bool = False
+    short: float = math.inf
+
+
+@dataclass(frozen=True)
+class Cure:
+    """What came of one sick run.
+
+    Attributes:
+        found: Slug of the finding that named the fault, "" where none did.
+        tried: Its applicable remedies, the first first.
+        by_hand: Actions of those that are not applicable.
+        bound: Of the healthy twin; inf where the fault costs no loss.
+        untouched: `Tried.short` without a remedy.
+    """
+
+    run: Run
+    found: str
+    tried: tuple[Tried, ...]
+    by_hand: tuple[str, ...]
+    bound: float
+    untouched: float = math.inf
+
+    @property
+    def first(self) -> Tried | None:
+        """The first remedy that could be applied."""
+        return next((each for each in self.tried if not each.refused), None)
+
+    @property
+    def pick(self) -> Tried | None:
+        """What a trial puts first; None where it finds nothing better than no remedy."""
+        usable = [each for each in self.tried if not each.refused]
+        arms = ranked(tuple(Arm(netdoctor.Remedy(each.action), (each.short,)) for each in usable))
+        nothing = Arm(None, (self.untouched,))
+        if not arms or not better(arms[0], nothing):
+            return None
+        return next(each for each in usable if each.action == arms[0].name)
+
+
+def cure(run: Run) -> Cure:
+    """Find, treat and train on, with each applicable remedy."""
+    case = case_of(run)
+    finding, turn = _find(case, run.seed)
+    if finding is None:
+        return Cure(run, "", (), (), case.bound)
+    by_hand = tuple(remedy.action for remedy in finding.remedies if not remedy.applicable)
+    places = [place for place, remedy in enumerate(finding.remedies) if remedy.applicable]
+    tried = tuple(_try(case, run.seed, turn, finding, place) for place in places)
+    untouched = math.inf
+    if any(not each.refused for each in tried):
+        program = _at(case, run.seed, turn)
+        with _noted_losses() as losses:
+            _train(program, turn, min(SHORT, case.steps))
+        untouched = _end(losses)
+    return Cure(run, finding.rule, tried, by_hand, case.bound, untouched)
+
+
+def _find(case: Case, seed: int) -> tuple[Finding | None, int]:
+    """The first finding that names the fault, as it was raised, and the turn at which it was."""
+    torch.manual_seed(seed)
+    program, turn = case.build(True), 0
+    least = Severity.NOTE if case.note else Severity.WARNING
+    monitor = netdoctor.watch(program.model, reporters=[])
+    monitor._schedule.clock = lambda: time.perf_counter() + TURN_SECONDS * turn
+    try:
+        for turn in range(1, case.steps + 1):
+            program.step(turn)
+            for finding in monitor.findings:
+                if finding.rule in case.causes and finding.severity >= least:
+                    return finding, turn
+    finally:
+        monitor.close()
+    found = (each for each in monitor.findings if each.rule in case.causes and each.severity >= least)
+    return next(found, None), case.steps
+
+
+def _at(case: Case, seed: int, turn: int) -> Program:
+    """The sick program after so many turns, unwatched."""
+    torch.manual_seed(seed)
+    program = case.build(True)
+    _train(program, 0, turn)
+    return program
+
+
+def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Tried:
+    remedy = finding.remedies[place]
+    turn = 0 if remedy.restart else turn
+    program = _at(case, seed, turn)
+    try:
+        remedy.apply(program.model, program.optimizer)
+    except RemedyError as error:
+        return Tried(remedy.action, str(error).splitlines()[0])
+    with _noted_losses() as losses:
+        short = min(SHORT, case.steps)
+        _train(program, turn, short)
+        short_loss = _end(losses)
+        _train(program, turn + short, case.steps - short)
+    loss = program.loss()
+    return Tried(remedy.action, "", loss, loss < case.bound, short_loss)
+
+
+def _train(program: Program, before: int, turns: int) -> None:
+    for turn in range(before + 1, before + turns + 1):
+        program.step(turn)
+
+
+@contextmanager
+def _noted_losses() -> Iterator[list[float]]:
+    """The losses of the program's backward passes."""
+    losses: list[float] = []
+    backward = torch.Tensor.backward
+
+    def noted(self: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        losses.append(float(self.detach().mean()))
+        backward(self, *args, **kwargs)
+
+    torch.Tensor.backward = noted  # type: ignore[method-assign]
+    try:
+        yield losses
+    finally:
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
+
+
+def _end(losses: list[float]) -> float:
+    end = losses[-LAST:]
+    mean = sum(end) / len(end) if end else math.inf
+    return mean if math.isfinite(mean) else math.inf
