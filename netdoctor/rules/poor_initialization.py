@@ -168,8 +168,10 @@ def _recurrent(history: History, oversized: float, growth: float) -> Iterator[Ev
     """Recurrent weights that make states or gradients grow from step to step."""
     facts, stds, through = history.facts, history.first("weight_std"), history.first("time_gradient")
     for layer in facts.layers:
+        if layer.kind != "recurrent":
+            continue
         held = [p for p in facts.parameters if p.layer == layer.name and p.trainable and ".weight_hh" in f".{p.name}"]
-        if layer.kind != "recurrent" or not held:
+        if not held:
             continue
         worst = max(held, key=lambda p: stds.get(p.name, 0.0) * p.shape[-1] ** 0.5)
         std, ideal, grown = stds.get(worst.name, 0.0), worst.shape[-1] ** -0.5, through.get(layer.name, 0.0)

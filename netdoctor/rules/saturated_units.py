@@ -52,7 +52,7 @@ def saturated_units(
     if not hidden:
         return
     table = history.table("saturated_share")
-    places = [table.columns.index(name) for name in hidden if name in table.columns]
+    places = [table.place[name] for name in hidden if name in table.columns]
     rows = table.values[-samples:, places].astype(float)
     if not len(rows) or not np.isfinite(rows).any():
         yield Skipped("no activations measured yet")
