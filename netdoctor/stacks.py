@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from netdoctor import remedies
 from netdoctor.derived import derived, of_facts
@@ -22,12 +23,12 @@ class Stack:
     stds: tuple[float, ...]
     total: float
 
-    @property
+    @cached_property
     def ideal(self) -> list[float]:
         """Weight std of each layer over the one that keeps the variance."""
         return [std / remedies.ideal_std(layer) for layer, std in zip(self.layers, self.stds, strict=True)]
 
-    @property
+    @cached_property
     def least(self) -> list[float]:
         """Weight std of each layer over the smallest that keeps a small signal."""
         gains = [remedies.gain(layer.nonlinearity) if layer.nonlinearity in SLOPE_ONE else 1.0 for layer in self.layers]

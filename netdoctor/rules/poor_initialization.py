@@ -75,6 +75,9 @@ def poor_initialization(
     if not history.first("weight_std") or not history.first("input_rms"):
         yield Skipped("no activations or weights measured yet")
         return
+    course = progress(history)
+    if course is not None and course.learned:
+        return
     found: list[tuple[Stack, list[str], bool]] = []
     for stack in stacks(history):
         passed, total = len(stack.layers) - 1, stack.total
@@ -95,9 +98,6 @@ def poor_initialization(
         *_attending(history, oversized, sharp),
     ]
     if not found and not others:
-        return
-    course = progress(history)
-    if course is not None and course.learned:
         return
     if found:
         stalled = course is not None and course.stalled and course.steps >= patience
