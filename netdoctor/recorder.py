@@ -472,7 +472,7 @@ class Recorder:
         probe = self._activations
         if probe.nodes or (self._thorough and probe.compiled):
             graph = structure.trace(root, probe.nodes, *probe.transparent)
-            if len(probe.forms) > self._layers_known:  # a branch may be called later
+            if len(probe.forms) > self._layers_known and (graph.inputs or graph.hidden):  # a branch may be called later
                 if graph.hidden or probe.compiled:
                     self._learn_loss(graph.path)
                     self._graph = structure.without_nodes(graph)

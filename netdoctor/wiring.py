@@ -69,7 +69,8 @@ def untrained(history: History, weight: Parameter) -> bool:
     if weight.name not in table.columns or len(weight.shape) < 2:
         return False
     std = float(table.first[table.place[weight.name]])
-    kind = next((layer.kind for layer in history.facts.layers if layer.name == weight.layer), "")
+    owners = (weight.layer, weight.layer.rpartition(".")[0])  # attention owns the layer that it ends in
+    kind = next((layer.kind for layer in history.facts.layers if layer.name in owners), "")
     fan_in = math.prod(weight.shape[1:])
     wanted = 1 / math.sqrt(3 * fan_in)
     if kind == "recurrent":
