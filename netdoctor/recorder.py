@@ -125,6 +125,11 @@ class Recorder:
             self._fail("the readings", error)
 
     @property
+    def validated(self) -> bool:
+        """Whether a validation pass has ended since the last `flush`."""
+        return self._validation.pending
+
+    @property
     def unseen(self) -> tuple[str, ...]:
         """What cannot be seen of this model, in sentences."""
         scripted, silent = self._activations.scripted, unseen.uncalled(self.history, *self._activations.called)
