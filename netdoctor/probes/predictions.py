@@ -17,8 +17,8 @@ def describe(path: Path, outputs: Outputs | None = None) -> dict[str, Tensor]:
     """Statistics of one batch's predictions and targets, 0-d tensors by name; empty where the loss does not show them.
 
     accuracy, largest_predicted_share and batch_class_share for classes and binary targets, with them
-    probability_total and several_labels_share for classes; target_low, target_high, output_low, output_high and one_hot_share where values
-    are compared.
+    probability_total and several_labels_share for classes; target_low, target_high, output_low, output_high and
+    one_hot_share where values are compared.
 
     Args:
         path: From the loss to the last layer.
