@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from docs.make import pictures, rule_pages
 from docs.make.outputs import EXAMPLES, OUTPUT, printed
@@ -85,6 +86,7 @@ def test_no_picture_is_left_over() -> None:
 
 
 def test_a_picture_is_drawn_of_a_run_that_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
     recorded = rule_pages.recorded()["missing-nonlinearity"]
     monkeypatch.setattr(pictures, "PICTURES", tmp_path)
     run = pictures.shown("missing-nonlinearity")

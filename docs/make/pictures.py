@@ -32,8 +32,14 @@ from tests.clinic.examination import TURN_SECONDS
 from tests.clinic.pool import each
 
 SICK, WELL = "#c0392b", "#1e8449"
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "svg.fonttype": "none",
-         "svg.hashsalt": "netdoctor", "axes.titlesize": 9}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "netdoctor",
+}
 POINTS = 150  # of a line at most
 LABELS = 16  # names of layers below an axis at most
 
