@@ -213,3 +213,8 @@ def test_data_flows_one_way(path):
         assert not [name for name in used if inside(name, "netdoctor")]
     if place.name == "notebook.py":  # it is handed findings, and needs them for its types only
         assert not [name for name in used if inside(name, "netdoctor") and not inside(name, "netdoctor.findings")]
+
+
+def test_the_readme_lists_every_rule() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert [rule.slug for rule in ALL if readme.count(f"| `{rule.slug}` |") != 1] == []
