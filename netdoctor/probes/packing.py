@@ -1,4 +1,4 @@
-"""A sampled step as two flat arrays that are added up over the ranks, and back.
+"""A sampled step as two flat arrays that are combined over the ranks, and back.
 
 The layout is the same on all ranks: it depends on the layers, the parameters and the steps since the last sample, and on
 nothing that a rank has seen. What a rank has not seen counts as zero.
@@ -10,33 +10,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from netdoctor.probes.activations import LayerSample
+from netdoctor.probes.named import Named
 from netdoctor.probes.parameters import MOST, ParameterSample
 from netdoctor.probes.readings import Sample
 from netdoctor.probes.sampling import UNITS
-from netdoctor.probes.sharding import Share
+from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import Array, LayerSums, Mask, ParameterSums
 
-FIELDS, COLUMNS = LayerSums.FIELDS, len(LayerSums.FIELDS)
+ADDED = ("total", "squares", "beyond")  # fields of `LayerSums` that are added up as they are
 MASKS = ("gradient", "clipped", "previous", "present")
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """Numbers that are on the host."""
+class Form:
+    """What has to be known of the ranks to combine their samples.
 
-    values: Array
-    ready: bool = True
+    Attributes:
+        ranks: How many there are.
+        replicas: Between how many of them the batch is divided: the others compute layers together.
+        speaks: Of each parameter, whether this rank tells of what it holds; one of those that hold the same does.
+        split_rows: Places of the parameters whose units lie on several ranks.
+        whole: Places of those that every rank holds whole.
+        names: Of all parameters.
+        sizes: Elements of each.
+    """
 
-    def numpy(self) -> Array:
-        return self.values
+    ranks: int
+    replicas: int
+    speaks: Mask
+    split_rows: tuple[int, ...]
+    whole: tuple[int, ...]
+    names: tuple[str, ...]
+    sizes: Array
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What is added up, and what the largest is taken of."""
+    """What is added up, and what the largest is taken of; float64."""
 
     sums: Array
     highs: Array
@@ -46,40 +59,56 @@ class Packed:
         return self.sums.nbytes + self.highs.nbytes
 
 
-@dataclass(frozen=True)
-class Form:
-    """What the ranks have to know of each other to add up a step.
+def packed_bytes(layers: int, inputs: int, parameters: int, split_rows: int = 0, whole: int = 0, steps: int = 1) -> int:
+    """Size of a step as one rank sends it.
 
-    Attributes:
-        ranks: How many there are.
-        replicas: How many of them see different samples.
-        shares: What this rank holds of each parameter.
+    Args:
+        layers: How many are watched.
+        inputs: Of those whose input is sampled apart.
+        parameters: How many the model has.
+        split_rows: Of those whose units lie on several ranks.
+        whole: Of those that every rank holds whole.
+        steps: Since the last sample: each has a loss.
     """
+    slots = layers + inputs
+    sums = slots * (1 + len(ADDED) + UNITS) + layers * (UNITS + 3)
+    sums += parameters * (len(ParameterSums.FIELDS) + len(MASKS)) + split_rows * MOST + 2 * steps
+    return 8 * (sums + 2 * slots + 2 * whole + 1)
 
-    ranks: int
-    replicas: float
-    shares: Sequence[Share]
 
-
-def pack(sample: Sample, losses: Mapping[int, float], steps: Sequence[int], plan: Array, form: Form) -> Packed:
+def pack(sample: Sample, losses: Mapping[int, float], steps: Sequence[int], interval: int, form: Form) -> Packed:
     """This rank's part.
 
     Args:
         sample: Has arrived.
         losses: The loss of each step where there was one.
         steps: Those since the last sample.
-        plan: Of these numbers the largest counts.
-        form: What the ranks have to know of each other.
+        interval: Steps that this rank would wait for its next sample; the largest counts.
+        form: What is known of the ranks.
     """
-    outputs, gradients = _layers(sample.layers)
-    fields, rows, masks = _parameters(sample.parameters, form)
-    known = np.array([losses.get(step, np.nan) for step in steps])
+    layers, parameters = sample.layers, sample.parameters
+    fields, unit_high, unit_sums, gradients = _layers(layers)
+    filled = layers.rows > 0
+    own = len(layers.gradients)
+    columns, rows = _parameters(parameters)
+    masks = np.stack((parameters.gradient, parameters.clipped, parameters.previous, ~parameters.missing))
     seen = np.array([step in losses for step in steps], float)
-    sums = (*outputs, *gradients, fields, rows, masks, np.where(seen > 0, known, 0.0), seen)
-    marks = _fingerprints(sample, form)
-    units = np.where(sample.layers.rows > 0, _part_units(sample.layers)[1], 0)
-    highs = (_columns(sample.layers)["high"], units, marks, -marks, plan)
-    return Packed(*(np.concatenate([np.asarray(part, float).ravel() for part in parts]) for parts in (sums, highs)))
+    sums = (
+        layers.rows,
+        *(np.where(filled, fields[name], 0.0) for name in ADDED),
+        np.where(filled[:, None], unit_sums, 0.0),
+        (filled[:, None] & ~(unit_high <= 0))[:own],  # NaN is not silence
+        np.where(layers.gradients[:, None] > 0, gradients, 0.0) / (form.replicas**2, 1),
+        layers.gradients,
+        np.where(_told(parameters, form), columns, 0.0),
+        np.where(form.speaks[list(form.split_rows)], rows[:, list(form.split_rows)], 0.0),
+        masks,
+        np.array([losses.get(step, 0.0) for step in steps]),
+        seen,
+    )
+    totals = np.zeros(0) if parameters.totals is None else parameters.totals.numpy()
+    highs = (np.where(filled, fields["high"], 0.0), np.where(filled, layers.units, 0), totals, -totals, [interval])
+    return Packed(_flat(sums), _flat(highs))
 
 
 @dataclass(frozen=True)
@@ -88,69 +117,126 @@ class Unpacked:
 
     Attributes:
         sample: As one process would have taken it.
-        losses: Mean loss of each step.
-        plan: The largest of the numbers that were handed in.
+        losses: Mean loss of each step over the ranks.
+        interval: The largest of those that were handed in.
     """
 
     sample: Sample
     losses: dict[int, float]
-    plan: Array
+    interval: int
 
 
 def unpack(packed: Packed, sample: Sample, steps: Sequence[int], form: Form) -> Unpacked:
     """What the ranks know together, given this rank's own sample."""
-    slots, layers, parameters = len(sample.layers.rows), len(sample.layers.sources), len(sample.parameters.count)
-    fields = len(ParameterSums.FIELDS)
-    sums = _Cutter(packed.sums)
-    rows, squares, beyond = sums.take(slots), sums.take(slots), sums.take(slots)
+    slots, layers, parameters = len(sample.layers.rows), len(sample.layers.gradients), len(sample.parameters.count)
+    sums, highs = _Cutter(packed.sums), _Cutter(packed.highs)
+    rows = sums.take(slots)
+    fields = {name: sums.take(slots) for name in ADDED}
     unit_sums, active = sums.take(slots, UNITS), sums.take(layers, UNITS)
-    of_gradients, elements = sums.take(layers, 2), sums.take(layers)
-    columns, row_sums, masks = sums.take(fields, parameters), sums.take(parameters, MOST), sums.take(4, parameters)
+    gradients, elements = sums.take(layers, 2), sums.take(layers)
+    columns = sums.take(len(ParameterSums.FIELDS), parameters)
+    split = list(form.split_rows)
+    columns[ParameterSums.FIELDS.index("between_units"), split] = np.square(sums.take(MOST, len(split))).sum(0)
+    masks = dict(zip(MASKS, sums.take(len(MASKS), parameters) > 0, strict=True))
     losses, counts = sums.take(len(steps)), sums.take(len(steps))
-    highs = _Cutter(packed.highs)
-    high, units = highs.take(slots), highs.take(slots)
-    largest, least = highs.take(3, parameters), -highs.take(3, parameters)
+    fields["high"], units = highs.take(slots), highs.take(slots)
+    largest, least = highs.take(len(form.whole)), -highs.take(len(form.whole))
+    fields["unit_squares"] = np.square(unit_sums).sum(1)
 
     unit_high = np.zeros((slots, UNITS))
-    unit_high[:layers] = np.where(active > 0, 1.0, 0.0)
-    together = {
-        "total": unit_sums.sum(1),
-        "squares": squares,
-        "unit_squares": np.square(unit_sums).sum(1),
-        "high": high,
-        "beyond": beyond,
-    }
-    reduced = np.concatenate((np.stack([together[name] for name in FIELDS], 1), unit_high), 1)
-    everywhere = np.ones(slots, bool)
+    unit_high[:layers] = active > 0
+    reduced = np.concatenate((np.stack([fields[name] for name in LayerSums.FIELDS], 1), unit_high), 1)
     of_layers = replace(
         sample.layers,
         rows=rows,
         units=units.astype(np.int64),
-        gradients=elements,
-        parts=((everywhere, Arrived(reduced), Arrived(of_gradients)),),
+        gradients=elements.astype(np.int64),
+        parts=((np.ones(slots, bool), _arrived(reduced), _arrived(gradients)),),
     )
-    sizes = np.array([share.elements[1] for share in form.shares], float)
-    names = list(ParameterSums.FIELDS)
-    columns[names.index("between_units")] = _between(columns[names.index("between_units")], row_sums, sample, form)
-    gradient, clipped, previous, present = masks > 0
     of_parameters = replace(
         sample.parameters,
-        count=sizes.astype(np.int64),
-        gradient=gradient,
-        clipped=clipped,
-        previous=previous,
-        missing=~present,
-        parts=((np.ones(parameters, bool), Arrived(columns)),),
+        gradient=masks["gradient"],
+        clipped=masks["clipped"],
+        previous=masks["previous"],
+        missing=~masks["present"],
+        parts=((np.ones(parameters, bool), _arrived(columns)),),
     )
+    spread = _spread(largest - least, columns, sample.parameters, form)
+    whole = replace(sample, layers=of_layers, parameters=of_parameters, named=(*sample.named, *spread))
+    means = {step: loss / count for step, loss, count in zip(steps, losses.tolist(), counts, strict=True) if count}
+    return Unpacked(whole, means, int(highs.take(1)[0]))
+
+
+def alone(sample: Sample) -> Sample:
+    """A sample that was taken for all ranks, as this one's own."""
+    return replace(sample, parameters=replace(sample.parameters, count=sample.parameters.here))
+
+
+def _layers(sample: LayerSample) -> tuple[dict[str, Array], Array, Array, Array]:
+    """The fields of `LayerSums`; largest value and sum of each unit; and of the layers' gradients."""
+    count = len(LayerSums.FIELDS)
+    reduced = np.zeros((len(sample.rows), count + 2 * UNITS))
+    gradients = np.zeros((len(sample.gradients), 2))
+    for here, sums, of_gradients in sample.parts:
+        reduced[here] = sums.numpy()[here]
+        arrived = of_gradients.numpy()
+        sent = here[: len(arrived)]
+        gradients[: len(arrived)][sent] = arrived[sent]
+    fields = dict(zip(LayerSums.FIELDS, reduced.T, strict=False))
+    return fields, reduced[:, count : count + UNITS], reduced[:, count + UNITS :], gradients
+
+
+def _parameters(sample: ParameterSample) -> tuple[Array, Array]:
+    """The fields of `ParameterSums`, [fields, parameters], and the sum of each row, [rows, parameters]."""
+    count = len(ParameterSums.FIELDS)
+    reduced = np.zeros((count + MOST, len(sample.count)))
+    for here, sums in sample.parts:
+        reduced[:, here] = sums.numpy()[:, here]
+    return reduced[:count], reduced[count:]
+
+
+def _told(sample: ParameterSample, form: Form) -> Mask:
+    """Which of the fields of each parameter this rank tells of, [fields, parameters]."""
+    told = np.repeat(form.speaks[None], len(ParameterSums.FIELDS), 0)
+    of_gradients = {
+        "gradient": sample.gradient,
+        "clipped": sample.clipped,
+        "previous": sample.previous,
+        "product": sample.clipped & sample.previous,
+        "gain": sample.clipped,
+    }
+    for field, known in of_gradients.items():
+        told[ParameterSums.FIELDS.index(field)] &= known
+    return told
+
+
+def _spread(between: Array, columns: Array, sample: ParameterSample, form: Form) -> tuple[Named, ...]:
+    """How far the parameters of which every rank has its own lie apart, as a share of their norm.
+
+    Args:
+        between: The largest sum of all elements less the least, for each of them.
+        columns: The fields of `ParameterSums`.
+        sample: This rank's own.
+        form: What is known of the ranks.
+    """
+    places = list(form.whole)
+    if not places:
+        return ()
+    count, norm = sample.count[places], np.sqrt(columns[ParameterSums.FIELDS.index("weight"), places])
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.maximum(np.abs(largest), np.abs(least))
-        spread = np.where(scale > 0, (largest - least) / scale, 0.0)
-        spread = np.where(np.isfinite(largest), spread, np.nan).max(0, initial=0.0, where=np.isfinite(largest))
-        mean = losses / counts
-    replicated = np.array([share.replicated for share in form.shares])
-    whole = replace(sample, layers=of_layers, parameters=of_parameters, spread=np.where(replicated, spread, np.nan))
-    means = {step: float(loss) for step, loss, count in zip(steps, mean, counts, strict=True) if count}
-    return Unpacked(whole, means, highs.rest())
+        rms = norm / np.sqrt(count)
+        spread = np.where(between == 0, 0.0, between / (rms * np.sqrt(form.sizes[places])))
+    numbers = Transfer(torch.from_numpy(spread[:, None]))
+    return (Named(("replica_spread",), tuple(form.names[place] for place in places), numbers),)
+
+
+def _flat(parts: Sequence[object]) -> Array:
+    flat: Array = np.concatenate([np.asarray(part, float).ravel() for part in parts])
+    return flat
+
+
+def _arrived(values: Array) -> Transfer:
+    return Transfer(torch.from_numpy(values))
 
 
 class _Cutter:
@@ -163,6 +249,3 @@ class _Cutter:
         size = int(np.prod(shape))
         front, self._values = self._values[:size], self._values[size:]
         return front.reshape(shape).copy()
-
-    def rest(self) -> Array:
-        return self._values.copy()

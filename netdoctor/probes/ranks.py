@@ -2,32 +2,31 @@
 
 They agree through the key-value store that `torch.distributed` keeps anyhow. Nobody waits for anybody: who watches on one
 rank alone asks, gets no answer, and goes on alone.
-
-A rank counts itself in at its first step. At its second step it votes if all are counted in; at its third, whoever comes
-first writes down whether all have voted, and everybody reads that. In a training whose ranks exchange gradients no rank
-is more than one step ahead, so all have voted by then; in any other, no two ranks read a different answer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
-from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import nn
 
-PATIENCE = 60.0  # seconds in which the ranks must have made a group of their own once they have agreed
-DECIDED = 3  # steps after which it is known
+PATIENCE = timedelta(seconds=30)  # that a reduction may take: all ranks begin it at the end of the same step
+DECIDED = 3  # steps after which it is known who watches
+
+_rank: int | None = None  # the last one that was known: programs destroy their process group before the end
 
 
 def rank() -> int:
     """Of this process among those that train together; 0 where it is alone."""
+    global _rank
     if initialized():
-        return int(torch.distributed.get_rank())
+        _rank = int(torch.distributed.get_rank())
+    if _rank is not None:
+        return _rank
     given = os.environ.get("RANK", "0")  # of torchrun
     return int(given) if given.isdigit() else 0
 
@@ -43,11 +42,33 @@ def initialized() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-_asked: Counter[str] = Counter()  # how often each question was asked in this process
+def enclosing() -> nn.Module | None:
+    """The DistributedDataParallel whose forward pass runs now."""
+    return getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None)
+
+
+def apart(model: nn.Module, parallel: nn.Module | None) -> str:
+    """Why the ranks do not train one model together, as far as can be told; "" where they do.
+
+    Args:
+        model: The watched model.
+        parallel: The DistributedDataParallel around it, if it has one.
+    """
+    meshes = {p.device_mesh.size() for p in model.parameters() if hasattr(p, "device_mesh")}
+    if parallel is None and not meshes:
+        return "neither DistributedDataParallel nor fully_shard or parallelize_module holds the model"
+    if getattr(getattr(parallel, "_join_config", None), "enable", False):
+        return "ranks with uneven inputs (join) do not all make the same steps"
+    group: Any = getattr(parallel, "process_group", None)
+    sizes = meshes | ({group.size()} if group is not None else set())
+    return "" if sizes == {world()} else "not every rank shares all of the model"
 
 
 class Agreement:
     """One question to the other ranks: do you watch this model, too?
+
+    A rank counts itself in at its first step. At its third, whoever comes first writes down whether all are in, and
+    everybody reads that: no two ranks go by different answers. Ranks that exchange gradients are at most a step apart.
 
     Args:
         layout: What has to be the same on all ranks.
@@ -58,60 +79,40 @@ class Agreement:
     """
 
     def __init__(self, layout: str) -> None:
-        digest = hashlib.sha256(layout.encode()).hexdigest()[:16]
         self.group: Any = None
         self.asking = True
         self._steps = 0
-        self._ranks = world()
         self._store = _store()
-        self._key = f"netdoctor/{digest}/{_asked[digest]}"
-        _asked[digest] += 1
+        self._key = f"netdoctor/{hashlib.sha256(layout.encode()).hexdigest()[:16]}"
+        self._round = ""
 
     def step(self) -> None:
         """A step has ended, one of the first three."""
-        store, key = self._store, self._key
+        store = self._store
         self._steps += 1
         if store is None:
             self.asking = False
         elif self._steps == 1:
-            store.add(f"{key}/watching", 1)
-        elif self._steps == 2:
-            if store.add(f"{key}/watching", 0) == self._ranks:
-                store.add(f"{key}/votes", 1)
-        else:
-            answer = "together" if store.add(f"{key}/votes", 0) == self._ranks else "apart"
+            self._round = f"{self._key}/{store.add(f'{self._key}/rounds', 0)}"  # models may be watched again
+            if store.add(f"{self._round}/{rank()}", 1) == 1:
+                store.add(f"{self._round}/watching", 1)
+        elif self._steps == DECIDED:
             self.asking = False
-            if store.compare_set(f"{key}/answer", "", answer) == b"together":
-                self.group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=PATIENCE))
+            verdict = "together" if store.add(f"{self._round}/watching", 0) == world() else "alone"
+            if store.add(f"{self._round}/deciding", 1) == 1:
+                store.add(f"{self._key}/rounds", 1)
+            if store.compare_set(f"{self._round}/verdict", "", verdict) == b"together":
+                self.group = self._connect()
 
-    def leave(self) -> None:
-        """Exchange nothing any more."""
-        group, self.group, self.asking = self.group, None, False
-        if group is not None and initialized():
-            torch.distributed.destroy_process_group(group)
+    def _connect(self) -> Any:
+        """A group of netdoctor's own, which no other group's order of calls depends on: gloo, for it is on the host."""
+        distributed: Any = torch.distributed
+        store = distributed.PrefixStore(f"{self._round}/group", self._store)
+        return distributed.ProcessGroupGloo(store, rank(), world(), PATIENCE)
 
 
 def _store() -> Any:
-    home: Any = sys.modules.get("torch.distributed.distributed_c10d")
     try:
-        return home._get_default_store()
-    except Exception:  # noqa: BLE001  # none of the public functions gives it
+        return torch.distributed.distributed_c10d._get_default_store()  # none of the public functions gives it
+    except Exception:  # noqa: BLE001  # a private name
         return None
-
-
-def shares_training(model: nn.Module, parallel: nn.Module | None) -> str:
-    """Why the ranks do not train this model together as far as can be told; "" where they do.
-
-    Args:
-        model: The watched model.
-        parallel: The DistributedDataParallel around it, if it has one.
-    """
-    sharded = [p for p in model.parameters() if hasattr(p, "device_mesh")]
-    if parallel is None and not sharded:
-        return "neither DistributedDataParallel nor fully_shard or parallelize_module holds the model"
-    joining = getattr(getattr(parallel, "_join_config", None), "enable", False)
-    if joining:
-        return "ranks with uneven inputs (join) do not all make the same steps"
-    group: Any = getattr(parallel, "process_group", None)
-    sizes = {p.device_mesh.size() for p in sharded} | ({group.size()} if group is not None else set())
-    return "" if sizes == {world()} else "only some of the ranks share the model"

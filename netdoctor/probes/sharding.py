@@ -1,88 +1,117 @@
-"""What of a tensor this rank holds: all of it, a shard, or the same shard as others."""
+"""What of a tensor this rank holds: all of it, or a block, alone or as others do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
-from netdoctor.probes.sampling import plain
+from netdoctor.probes.blocks import Block
 
-WHOLE = (0, 1)
+
+def block_of(parameter: Tensor) -> Block | None:
+    """Which part of a DTensor is here; None for other tensors, and for sums that are not yet added up."""
+    mesh: Any = getattr(parameter, "device_mesh", None)
+    placements: Sequence[Any] = getattr(parameter, "placements", ())
+    if mesh is None or pending(parameter):
+        return None
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(parameter.shape, mesh, placements)
+    here = mesh.get_coordinate() or (1,) * len(placements)
+    copies = [place for place, placement in zip(here, placements, strict=True) if placement.is_replicate()]
+    sharded = [placement.dim for placement in placements if not placement.is_replicate()]
+    return Block(tuple(parameter.shape), tuple(offset), not any(copies), not sharded, any(sharded))
 
 
 @dataclass(frozen=True)
-class Share:
-    """A rank's part of a parameter.
+class Span:
+    """Units of a layer: those from ``begin`` on, of ``total``."""
+
+    begin: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """How several ranks compute one layer together.
 
     Attributes:
-        elements: Here, and in all.
-        units: Rows of the first dimension here, and in all.
-        copies: How many ranks hold this same part.
-        replicated: Whether it is the whole on every rank.
+        output: Which units of the output this rank computes; None: all.
+        input: Which units of the input it takes; None: all.
     """
 
-    elements: tuple[int, int]
-    units: tuple[int, int]
-    copies: float
-    replicated: bool
-
-    @property
-    def split_units(self) -> bool:
-        """Whether other ranks hold other units."""
-        return self.units[0] != self.units[1]
+    output: Span | None
+    input: Span | None
 
 
-def share_of(parameter: Tensor, ranks: int) -> Share:
-    """What this rank holds of a parameter that ``ranks`` of them train."""
-    local = plain(parameter)
-    elements = 0 if local is None else local.numel()
-    units = (local.shape[0] if local is not None and local.ndim else 1) if elements else 0
-    mesh: Any = getattr(parameter, "device_mesh", None)
-    if mesh is None:
-        return Share((elements, elements), (units, units), float(ranks), True)
-    sharded = [dimension for dimension, placement in enumerate(_placements(parameter)) if placement.is_shard()]
-    parts = prod(mesh.size(dimension) for dimension in sharded)
-    whole = parameter.shape[0] if parameter.ndim else 1
-    split = any(_placements(parameter)[dimension].dim == 0 for dimension in sharded)
-    # An even share of a split dimension is told from the whole by what is split, an empty one has no units.
-    return Share((elements, parameter.numel()), (units, whole if split else units), ranks / parts, not sharded)
+def splits(model: nn.Module) -> tuple[dict[nn.Module, Split], int]:
+    """The layers that are split between ranks which see the same samples, and between how many of them.
 
-
-def part_of(tensor: Tensor, unit_axis: int) -> tuple[int, int]:
-    """Which part of the units of an output is here, and how many parts there are: those of a DTensor."""
-    mesh: Any = getattr(tensor, "device_mesh", None)
-    index, parts = WHOLE
-    for dimension, placement in enumerate(_placements(tensor) if mesh is not None else ()):
-        if placement.is_shard(unit_axis % max(tensor.ndim, 1)):
-            size = mesh.size(dimension)
-            index, parts = index * size + mesh.get_local_rank(dimension), parts * size
-    return index, parts
-
-
-def part_by(module: nn.Module) -> tuple[int, int] | None:
-    """The same from the weight of a layer that several ranks compute together; None where they do not.
-
-    A linear layer that is split by units gives some of them on each rank, one that is split by inputs, all of them; with
+    A linear layer that is split by outputs gives some units on each rank, one that is split by inputs takes some; with
     an embedding it is the other way round. What `fully_shard` splits is whole while the layer runs.
     """
-    mesh = computed_on(module)
-    weight: Any = module._parameters.get("weight")
-    if mesh is None or mesh.ndim != 1 or not _placements(weight)[0].is_shard():
+    found: dict[nn.Module, Split] = {}
+    ranks = 1
+    for name, module in model.named_modules():
+        for leaf, parameter in module._parameters.items():
+            mesh: Any = getattr(parameter, "device_mesh", None)
+            if parameter is None or mesh is None:
+                continue
+            placements = _computing(parameter, _fully_sharded(model, name))
+            ranks = max(ranks, int(np.prod([mesh.size(axis) for axis, _ in placements])))
+            if leaf != "weight" or parameter.ndim < 2 or len(placements) != 1:
+                continue
+            axis, placement = placements[0]
+            if not placement.is_shard():
+                continue
+            total, parts = parameter.shape[placement.dim], mesh.size(axis)
+            span = Span(min(-(-total // parts) * mesh.get_local_rank(axis), total), total)  # as torch.chunk does
+            of_outputs = placement.dim == (1 if isinstance(module, nn.Embedding) else 0)
+            takes = span if not of_outputs and not isinstance(module, nn.Embedding) else None
+            found[module] = Split(span if of_outputs else None, takes)
+    return found, ranks
+
+
+def pending(tensor: Tensor) -> bool:
+    """Whether the ranks' parts of a DTensor have still to be added up."""
+    return any(placement.is_partial() for placement in getattr(tensor, "placements", ()))
+
+
+def input_block(split: Split | None, local: Tensor, axis: int) -> Block | None:
+    """Which part of what a layer takes is here; None where it is all of it."""
+    return None if split is None else along(split.input, local, axis)
+
+
+def along(span: Span | None, local: Tensor, axis: int) -> Block | None:
+    """The block of a tensor that holds the units ``span``; None where it holds all of them.
+
+    Args:
+        span: The units, None for all.
+        local: What is here.
+        axis: Dimension over units.
+    """
+    if span is None or not local.ndim or local.shape[axis] == span.total:
         return None
-    by_units = _placements(weight)[0].dim == (1 if isinstance(module, nn.Embedding) else 0)
-    return (mesh.get_local_rank(), mesh.size()) if by_units else WHOLE
+    shape, offset = list(local.shape), [0] * local.ndim
+    shape[axis], offset[axis] = span.total, span.begin
+    return Block(tuple(shape), tuple(offset))
 
 
-def computed_on(module: nn.Module) -> Any:
-    """The mesh of ranks that compute a layer together, while it runs; None where each computes it alone."""
-    weight = module._parameters.get("weight")
-    if weight is None or any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__):
-        return None
-    return getattr(weight, "device_mesh", None)
+def _fully_sharded(model: nn.Module, name: str) -> bool:
+    """Whether `fully_shard` holds a module or one around it."""
+    parts = name.split(".") if name else []
+    around = [model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    return any(kind.__name__ == "FSDPModule" for module in around for kind in type(module).__mro__)
 
 
-def _placements(tensor: Any) -> tuple[Any, ...]:
-    return tuple(tensor.placements)
+def _computing(parameter: Any, fully_sharded: bool) -> list[tuple[int, Any]]:
+    """Mesh dimensions, with placements, over which a layer is computed together: `fully_shard`'s come before them."""
+    placements = list(enumerate(parameter.placements))
+    if not fully_sharded:
+        return placements
+    first = next((axis for axis, placement in placements if not placement.is_replicate()), len(placements))
+    return placements[first + 1 :]

@@ -1,0 +1,82 @@
+"""Trainings that are the same on one process and on several: each rank takes its part of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import netdoctor
+from netdoctor.history import History
+
+BATCH = 16
+CLASSES = 5
+
+
+class Network(nn.Module):
+    """A convolution, a norm, and layers of which some are larger than what is sampled of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+        self.fc1 = nn.Linear(6 * 16, 72)
+        self.norm = nn.LayerNorm(72)
+        self.act = nn.Tanh()
+        self.fc2 = nn.Linear(72, 10)
+        self.out = nn.Linear(10, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.conv(x)).flatten(1)
+        out: Tensor = self.out(F.relu(self.fc2(self.act(self.norm(self.fc1(h))))))
+        return out
+
+
+def network() -> Network:
+    torch.manual_seed(3)
+    return Network()
+
+
+def batches(steps: int, rank: int = 0, world: int = 1) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(11)
+    made = []
+    for _ in range(steps):
+        x = torch.randn(BATCH, 1, 6, 6, generator=generator)
+        y = torch.randint(CLASSES, (BATCH,), generator=generator)
+        mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+        made.append((x[mine], y[mine]))
+    return made
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]], after: Callable[[int], None]
+) -> None:
+    for step, (x, y) in enumerate(data, 1):
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        after(step)
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+def tables(history: History) -> dict[str, Any]:
+    """What of a history can be sent from one process to another."""
+    found = {}
+    for name in history.statistics:
+        table = history.table(name)
+        found[name] = (table.columns, np.array(table.steps), np.array(table.values))
+    return found
+
+
+def in_one_process(steps: int, **options: Any) -> dict[str, Any]:
+    model = network()
+    with netdoctor.watch(model, reporters=[], **options) as monitor:
+        train(model, sgd(model), batches(steps), lambda step: None)
+    return tables(monitor.history)
