@@ -30,6 +30,7 @@ from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.sampling import level
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
+from netdoctor.probes.sharding import splits
 from netdoctor.probes.stray import StrayPasses
 from netdoctor.probes.thorough import Pacing
 from netdoctor.probes.together import Together
@@ -103,6 +104,7 @@ class Recorder:
         self._skipped: Tensor | float = 0.0  # steps that a gradient scaler left out
         if optimizer is not None:
             self._holdings.of(optimizer, self._names)
+        self._activations.divide(splits(model)[0])
         self._activations.attach(model, modules)
         self._plan()
         losses.listen(self)

@@ -387,6 +387,13 @@ class ActivationProbe:
             self._spans[local.shape] = span
         return along(span, local, axis)
 
+    def divide(self, splits: dict[nn.Module, Split]) -> None:
+        """Several ranks compute layers together; what was sampled in this step without knowing it is forgotten."""
+        if splits != self.splits:
+            self.splits = splits
+            self.activations.clear()
+            self.gradients.clear()
+
     def axis(self, slot: int, output: Tensor) -> int:
         """Dimension over units: the layer's own, else that of the last layer with an output of this shape."""
         axis = self._axes[slot]

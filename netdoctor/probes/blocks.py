@@ -22,14 +22,14 @@ class Block:
         offset: Where the part begins, in each dimension.
         first: Whether this is the first of the ranks that hold this part.
         whole: Whether every rank holds the whole.
-        split_rows: Whether the elements of a unit, a row of the first dimension, lie on several ranks.
+        split_units: Whether the units, along the first dimension, lie on several ranks.
     """
 
     shape: tuple[int, ...]
     offset: tuple[int, ...]
     first: bool = True
     whole: bool = False
-    split_rows: bool = False
+    split_units: bool = False
 
 
 @dataclass(frozen=True)

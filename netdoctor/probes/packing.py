@@ -1,7 +1,7 @@
 """A sampled step as two flat arrays that are combined over the ranks, and back.
 
-The layout is the same on all ranks: it depends on the layers, the parameters and the steps since the last sample, and on
-nothing that a rank has seen. What a rank has not seen counts as zero.
+The layout is the same on all ranks: it depends on the layers, the parameters and the steps since the last sample, and
+on nothing that a rank has seen. What a rank has not seen counts as zero.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Form:
         ranks: How many there are.
         replicas: Between how many of them the batch is divided: the others compute layers together.
         speaks: Of each parameter, whether this rank tells of what it holds; one of those that hold the same does.
-        split_rows: Places of the parameters whose units lie on several ranks.
+        split: Places of the parameters whose units lie on several ranks.
         whole: Places of those that every rank holds whole.
         names: Of all parameters.
         sizes: Elements of each.
@@ -41,7 +41,7 @@ class Form:
     ranks: int
     replicas: int
     speaks: Mask
-    split_rows: tuple[int, ...]
+    split: tuple[int, ...]
     whole: tuple[int, ...]
     names: tuple[str, ...]
     sizes: Array
@@ -59,20 +59,20 @@ class Packed:
         return self.sums.nbytes + self.highs.nbytes
 
 
-def packed_bytes(layers: int, inputs: int, parameters: int, split_rows: int = 0, whole: int = 0, steps: int = 1) -> int:
+def packed_bytes(layers: int, inputs: int, parameters: int, split: int = 0, whole: int = 0, steps: int = 1) -> int:
     """Size of a step as one rank sends it.
 
     Args:
         layers: How many are watched.
         inputs: Of those whose input is sampled apart.
         parameters: How many the model has.
-        split_rows: Of those whose units lie on several ranks.
+        split: Of those whose units lie on several ranks.
         whole: Of those that every rank holds whole.
         steps: Since the last sample: each has a loss.
     """
     slots = layers + inputs
     sums = slots * (1 + len(ADDED) + UNITS) + layers * (UNITS + 3)
-    sums += parameters * (len(ParameterSums.FIELDS) + len(MASKS)) + split_rows * MOST + 2 * steps
+    sums += parameters * (len(ParameterSums.FIELDS) + len(MASKS)) + split * MOST + 2 * steps
     return 8 * (sums + 2 * slots + 2 * whole + 1)
 
 
@@ -101,7 +101,7 @@ def pack(sample: Sample, losses: Mapping[int, float], steps: Sequence[int], inte
         np.where(layers.gradients[:, None] > 0, gradients, 0.0) / (form.replicas**2, 1),
         layers.gradients,
         np.where(_told(parameters, form), columns, 0.0),
-        np.where(form.speaks[list(form.split_rows)], rows[:, list(form.split_rows)], 0.0),
+        np.where(form.speaks[list(form.split)], rows[:, list(form.split)], 0.0),
         masks,
         np.array([losses.get(step, 0.0) for step in steps]),
         seen,
@@ -135,7 +135,7 @@ def unpack(packed: Packed, sample: Sample, steps: Sequence[int], form: Form) -> 
     unit_sums, active = sums.take(slots, UNITS), sums.take(layers, UNITS)
     gradients, elements = sums.take(layers, 2), sums.take(layers)
     columns = sums.take(len(ParameterSums.FIELDS), parameters)
-    split = list(form.split_rows)
+    split = list(form.split)
     columns[ParameterSums.FIELDS.index("between_units"), split] = np.square(sums.take(MOST, len(split))).sum(0)
     masks = dict(zip(MASKS, sums.take(len(MASKS), parameters) > 0, strict=True))
     losses, counts = sums.take(len(steps)), sums.take(len(steps))
@@ -248,4 +248,5 @@ class _Cutter:
     def take(self, *shape: int) -> Array:
         size = int(np.prod(shape))
         front, self._values = self._values[:size], self._values[size:]
-        return front.reshape(shape).copy()
+        cut: Array = front.reshape(shape).copy()
+        return cut

@@ -1,7 +1,7 @@
 """Which of several processes this is, and whether all of them watch the same model.
 
-They agree through the key-value store that `torch.distributed` keeps anyhow. Nobody waits for anybody: who watches on one
-rank alone asks, gets no answer, and goes on alone.
+They agree through the key-value store that `torch.distributed` keeps anyhow. Nobody waits for anybody: who watches on
+one rank alone asks, gets no answer, and goes on alone.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def apart(model: nn.Module, parallel: nn.Module | None) -> str:
     if getattr(getattr(parallel, "_join_config", None), "enable", False):
         return "ranks with uneven inputs (join) do not all make the same steps"
     group: Any = getattr(parallel, "process_group", None)
-    sizes = meshes | ({group.size()} if group is not None else set())
-    return "" if sizes == {world()} else "not every rank shares all of the model"
+    largest, replicas = max(meshes, default=1), 1 if group is None else group.size()
+    shared = world() in (largest, replicas, largest * replicas)
+    return "" if shared else "not every rank shares the model"
 
 
 class Agreement:

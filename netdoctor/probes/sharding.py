@@ -24,7 +24,8 @@ def block_of(parameter: Tensor) -> Block | None:
     here = mesh.get_coordinate() or (1,) * len(placements)
     copies = [place for place, placement in zip(here, placements, strict=True) if placement.is_replicate()]
     sharded = [placement.dim for placement in placements if not placement.is_replicate()]
-    return Block(tuple(parameter.shape), tuple(offset), not any(copies), not sharded, any(sharded))
+    first = not any(copies) and 0 in mesh.mesh  # other meshes of the kind hold copies, too
+    return Block(tuple(parameter.shape), tuple(offset), first, not sharded, 0 in sharded)
 
 
 @dataclass(frozen=True)

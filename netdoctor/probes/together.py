@@ -116,13 +116,14 @@ class Together:
         if self.why:
             self._part()
             return
-        activations.splits, together = splits(model)
+        found, together = splits(model)
+        activations.divide(found)
         blocks = parameters.blocks
         self._form = Form(
             ranks=ranks.world(),
             replicas=ranks.world() // together,
             speaks=np.array([ranks.rank() == 0 if block is None else block.first for block in blocks]),
-            split_rows=tuple(place for place, block in enumerate(blocks) if block is not None and block.split_rows),
+            split=tuple(place for place, block in enumerate(blocks) if block is not None and block.split_units),
             whole=tuple(parameters.whole),
             names=tuple(facts.name for facts in parameters.facts),
             sizes=np.array([float(facts.size) for facts in parameters.facts]),

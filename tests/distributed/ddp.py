@@ -16,9 +16,4 @@ def train_watched(rank: int, steps: int, options: dict[str, Any]) -> dict[str, A
     data = trainings.batches(steps, rank, torch.distributed.get_world_size())
     with netdoctor.watch(model, reporters=[], **options) as monitor:
         trainings.train(model, trainings.sgd(model), data, lambda step: None)
-        unseen = monitor.diagnose().skipped
-    return {
-        "tables": trainings.tables(monitor.history),
-        "faults": monitor.faults,
-        "unseen": [s.reason for s in unseen if "rank" in s.reason],
-    }
+    return trainings.seen(monitor)

@@ -22,12 +22,12 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 6, 3)
-        self.fc1 = nn.Linear(6 * 16, 72)
+        self.conv = nn.Conv2d(1, 6, 5)
+        self.fc1 = nn.Linear(6 * 4, 72)
         self.norm = nn.LayerNorm(72)
         self.act = nn.Tanh()
-        self.fc2 = nn.Linear(72, 10)
-        self.out = nn.Linear(10, CLASSES)
+        self.fc2 = nn.Linear(72, 12)
+        self.out = nn.Linear(12, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.conv(x)).flatten(1)
@@ -73,6 +73,16 @@ def tables(history: History) -> dict[str, Any]:
         table = history.table(name)
         found[name] = (table.columns, np.array(table.steps), np.array(table.values))
     return found
+
+
+def seen(monitor: netdoctor.Monitor) -> dict[str, Any]:
+    """What a closed monitor has to tell, for another process."""
+    reasons = [skipped.reason for skipped in monitor.diagnose().skipped]
+    return {
+        "tables": tables(monitor.history),
+        "faults": monitor.faults,
+        "alone": [reason for reason in reasons if "this rank alone" in reason],
+    }
 
 
 def in_one_process(steps: int, **options: Any) -> dict[str, Any]:
