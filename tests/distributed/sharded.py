@@ -28,7 +28,7 @@ def fully_sharded(rank: int, steps: int, options: dict[str, Any], how: str = "")
     if "early" in how:
         monitor = netdoctor.watch(model, reporters=[], **options)
     if "hybrid" in how:
-        given["mesh"] = init_device_mesh("cpu", (2, torch.distributed.get_world_size() // 2))
+        given["mesh"] = init_device_mesh("cpu", (2, torch.distributed.get_world_size() // 2), mesh_dim_names=("copies", "shards"))
     for layer in (model.conv, model.fc1, model.fc2):
         fully_shard(layer, **given)
     fully_shard(model, **given)
@@ -36,7 +36,7 @@ def fully_sharded(rank: int, steps: int, options: dict[str, Any], how: str = "")
         monitor = netdoctor.watch(model, reporters=[], **options)
     data = trainings.batches(steps, rank, torch.distributed.get_world_size())
     with monitor:
-        trainings.train(model, trainings.sgd(model), data, lambda step: None)
+        trainings.train(model, data)
     return trainings.seen(monitor)
 
 
@@ -59,5 +59,5 @@ def tensor_parallel(rank: int, steps: int, options: dict[str, Any], how: str = "
         fully_shard(model.fc1, mesh=mesh["data"])
         fully_shard(model, mesh=mesh["data"])
     with netdoctor.watch(model, reporters=[], **options) as monitor:
-        trainings.train(model, trainings.sgd(model), data, lambda step: None)
+        trainings.train(model, data)
     return trainings.seen(monitor)

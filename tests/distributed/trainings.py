@@ -18,12 +18,12 @@ CLASSES = 5
 
 
 class Network(nn.Module):
-    """A convolution, a norm, and layers of which some are larger than what is sampled of them."""
+    """A convolution, a norm, and weights of which some are larger than what is sampled of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 6, 5)
-        self.fc1 = nn.Linear(6 * 4, 72)
+        self.conv = nn.Conv2d(3, 6, 2)
+        self.fc1 = nn.Linear(6, 72)
         self.norm = nn.LayerNorm(72)
         self.act = nn.Tanh()
         self.fc2 = nn.Linear(72, 12)
@@ -44,26 +44,21 @@ def batches(steps: int, rank: int = 0, world: int = 1) -> list[tuple[Tensor, Ten
     generator = torch.Generator().manual_seed(11)
     made = []
     for _ in range(steps):
-        x = torch.randn(BATCH, 1, 6, 6, generator=generator)
+        x = torch.randn(BATCH, 3, 2, 2, generator=generator)
         y = torch.randint(CLASSES, (BATCH,), generator=generator)
         mine = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
         made.append((x[mine], y[mine]))
     return made
 
 
-def train(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: list[tuple[Tensor, Tensor]], after: Callable[[int], None]
-) -> None:
+def train(model: nn.Module, data: list[tuple[Tensor, Tensor]], after: Callable[[int], object] = int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step, (x, y) in enumerate(data, 1):
         loss = F.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         after(step)
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
 def tables(history: History) -> dict[str, Any]:
@@ -81,6 +76,7 @@ def seen(monitor: netdoctor.Monitor) -> dict[str, Any]:
     return {
         "tables": tables(monitor.history),
         "faults": monitor.faults,
+        "findings": [(finding.rule, finding.layers, finding.message) for finding in monitor.findings],
         "alone": [reason for reason in reasons if "this rank alone" in reason],
     }
 
@@ -88,5 +84,5 @@ def seen(monitor: netdoctor.Monitor) -> dict[str, Any]:
 def in_one_process(steps: int, **options: Any) -> dict[str, Any]:
     model = network()
     with netdoctor.watch(model, reporters=[], **options) as monitor:
-        train(model, sgd(model), batches(steps), lambda step: None)
+        train(model, batches(steps))
     return tables(monitor.history)
