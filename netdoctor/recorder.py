@@ -304,7 +304,7 @@ class Recorder:
         if holding.names:
             model = self._model() if not self._together.met else None
             if model is not None:
-                self._together.meet(model, self._activations, self._parameters)
+                self._together.meet(model, self._activations, self._parameters, self._schedule.sampling)
             if self._rest:
                 self._wake()
             if holding.step == self.step:

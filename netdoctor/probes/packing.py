@@ -22,6 +22,7 @@ from netdoctor.statistics import Array, LayerSums, Mask, ParameterSums
 
 ADDED = ("total", "squares", "beyond")  # fields of `LayerSums` that are added up as they are
 MASKS = ("gradient", "clipped", "previous", "present")
+LOSSES = 256  # means of losses in a packet: its size must not depend on what a rank believes to be the last sample
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Packed:
         return self.sums.nbytes + self.highs.nbytes
 
 
-def packed_bytes(layers: int, inputs: int, parameters: int, split: int = 0, whole: int = 0, steps: int = 1) -> int:
+def packed_bytes(layers: int, inputs: int, parameters: int, split: int = 0, whole: int = 0) -> int:
     """Size of a step as one rank sends it.
 
     Args:
@@ -68,12 +69,11 @@ def packed_bytes(layers: int, inputs: int, parameters: int, split: int = 0, whol
         parameters: How many the model has.
         split: Of those whose units lie on several ranks.
         whole: Of those that every rank holds whole.
-        steps: Since the last sample: each has a loss.
     """
     slots = layers + inputs
     sums = slots * (1 + len(ADDED) + UNITS) + layers * (UNITS + 3)
-    sums += parameters * (len(ParameterSums.FIELDS) + len(MASKS)) + split * MOST + 2 * steps
-    return 8 * (sums + 2 * slots + 2 * whole + 1)
+    sums += parameters * (len(ParameterSums.FIELDS) + len(MASKS)) + split * MOST + 2 * LOSSES
+    return 8 * (sums + 2 * slots + 2 * whole + 3)
 
 
 def pack(sample: Sample, losses: Mapping[int, float], steps: Sequence[int], interval: int, form: Form) -> Packed:
@@ -92,7 +92,6 @@ def pack(sample: Sample, losses: Mapping[int, float], steps: Sequence[int], inte
     own = len(layers.gradients)
     columns, rows = _parameters(parameters)
     masks = np.stack((parameters.gradient, parameters.clipped, parameters.previous, ~parameters.missing))
-    seen = np.array([step in losses for step in steps], float)
     sums = (
         layers.rows,
         *(np.where(filled, fields[name], 0.0) for name in ADDED),
@@ -103,12 +102,12 @@ def pack(sample: Sample, losses: Mapping[int, float], steps: Sequence[int], inte
         np.where(_told(parameters, form), columns, 0.0),
         np.where(form.speaks[list(form.split)], rows[:, list(form.split)], 0.0),
         masks,
-        np.array([losses.get(step, 0.0) for step in steps]),
-        seen,
+        *_binned(losses, steps),
     )
     totals = np.zeros(0) if parameters.totals is None else parameters.totals.numpy()
-    highs = (np.where(filled, fields["high"], 0.0), np.where(filled, layers.units, 0), totals, -totals, [interval])
-    return Packed(_flat(sums), _flat(highs))
+    units = np.where(filled, layers.units, 0)
+    agreed = [interval, sample.step, -sample.step]
+    return Packed(_flat(sums), _flat((np.where(filled, fields["high"], 0.0), units, totals, -totals, agreed)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Unpacked:
 
     Attributes:
         sample: As one process would have taken it.
-        losses: Mean loss of each step over the ranks.
+        losses: Mean loss of each step over the ranks; of more than `LOSSES` steps the mean of neighbours is exact.
         interval: The largest of those that were handed in.
     """
 
@@ -126,8 +125,12 @@ class Unpacked:
     interval: int
 
 
-def unpack(packed: Packed, sample: Sample, steps: Sequence[int], form: Form) -> Unpacked:
-    """What the ranks know together, given this rank's own sample."""
+def unpack(packed: Packed, sample: Sample, own: Mapping[int, float], steps: Sequence[int], form: Form) -> Unpacked:
+    """What the ranks know together, given this rank's own sample and losses.
+
+    Raises:
+        RuntimeError: The ranks have sampled different steps.
+    """
     slots, layers, parameters = len(sample.layers.rows), len(sample.layers.gradients), len(sample.parameters.count)
     sums, highs = _Cutter(packed.sums), _Cutter(packed.highs)
     rows = sums.take(slots)
@@ -138,9 +141,12 @@ def unpack(packed: Packed, sample: Sample, steps: Sequence[int], form: Form) -> 
     split = list(form.split)
     columns[ParameterSums.FIELDS.index("between_units"), split] = np.square(sums.take(MOST, len(split))).sum(0)
     masks = dict(zip(MASKS, sums.take(len(MASKS), parameters) > 0, strict=True))
-    losses, counts = sums.take(len(steps)), sums.take(len(steps))
+    losses, counts = sums.take(LOSSES), sums.take(LOSSES)
     fields["high"], units = highs.take(slots), highs.take(slots)
     largest, least = highs.take(len(form.whole)), -highs.take(len(form.whole))
+    interval, latest, earliest = highs.take(3)
+    if latest != -earliest:
+        raise RuntimeError(f"they sampled step {-earliest:.0f} while others sampled step {latest:.0f}")
     fields["unit_squares"] = np.square(unit_sums).sum(1)
 
     unit_high = np.zeros((slots, UNITS))
@@ -163,8 +169,7 @@ def unpack(packed: Packed, sample: Sample, steps: Sequence[int], form: Form) -> 
     )
     spread = _spread(largest - least, columns, sample.parameters, form)
     whole = replace(sample, layers=of_layers, parameters=of_parameters, named=(*sample.named, *spread))
-    means = {step: loss / count for step, loss, count in zip(steps, losses.tolist(), counts, strict=True) if count}
-    return Unpacked(whole, means, int(highs.take(1)[0]))
+    return Unpacked(whole, _means(losses, counts, own, steps), int(interval))
 
 
 def alone(sample: Sample) -> Sample:
@@ -208,6 +213,34 @@ def _told(sample: ParameterSample, form: Form) -> Mask:
     for field, known in of_gradients.items():
         told[ParameterSums.FIELDS.index(field)] &= known
     return told
+
+
+def _groups(steps: Sequence[int]) -> list[list[int]]:
+    """At most `LOSSES` groups of neighbouring steps: each by itself where they are few."""
+    few = len(steps) <= LOSSES
+    return [[step] for step in steps] if few else [part.tolist() for part in np.array_split(steps, LOSSES)]
+
+
+def _binned(losses: Mapping[int, float], steps: Sequence[int]) -> tuple[Array, Array]:
+    """Mean loss of each group of steps, and whether there is one; [LOSSES] each."""
+    means, seen = np.zeros(LOSSES), np.zeros(LOSSES)
+    for place, group in enumerate(_groups(steps)):
+        known = [losses[step] for step in group if step in losses]
+        if known:
+            means[place], seen[place] = np.mean(known), 1.0
+    return means, seen
+
+
+def _means(sums: Array, counts: Array, own: Mapping[int, float], steps: Sequence[int]) -> dict[int, float]:
+    """The mean loss over the ranks of each step: this rank's, moved by what the mean of its group differs from its."""
+    mine, _ = _binned(own, steps)
+    found: dict[int, float] = {}
+    for place, group in enumerate(_groups(steps)):
+        if counts[place]:
+            mean = float(sums[place] / counts[place])
+            several = {step: own[step] - float(mine[place]) + mean for step in group if step in own}
+            found |= several if len(group) > 1 else {group[0]: mean}
+    return found
 
 
 def _spread(between: Array, columns: Array, sample: ParameterSample, form: Form) -> tuple[Named, ...]:

@@ -87,7 +87,7 @@ class Together:
         self._taken: list[Sample] = []  # of the step that has not ended yet
         self._done: list[Sample] = []
         self._last = 0  # step of the sample before
-        self._interval = 1
+        self._interval = self._agreed = 1
 
     @property
     def asking(self) -> bool:
@@ -104,7 +104,7 @@ class Together:
         """Between how many ranks the batch is divided, as far as samples are combined."""
         return 1 if self._form is None else self._form.replicas
 
-    def meet(self, model: nn.Module, activations: ActivationProbe, parameters: ParameterProbe) -> None:
+    def meet(self, model: nn.Module, activations: ActivationProbe, parameters: ParameterProbe, pace: Pace) -> None:
         """The model's first step begins."""
         self.met = True
         if ranks.world() == 1:
@@ -129,7 +129,7 @@ class Together:
             sizes=np.array([float(facts.size) for facts in parameters.facts]),
         )
         layers = [(layer.name, layer.type) for layer in activations.layers]
-        self._agreement = ranks.Agreement(repr((layers, [(f.name, f.shape) for f in parameters.facts])))
+        self._agreement = ranks.Agreement(repr((layers, [(f.name, f.shape) for f in parameters.facts], pace.every)))
         activations.shared = parameters.shared = True
         self._scalars.withhold()
 
@@ -150,7 +150,7 @@ class Together:
             if self._agreement is not None:
                 pace.next = step + 1 if pace.every is None else pace.next
             elif sampled and self._group is not None:
-                pace.next = step + self._interval
+                pace.next = step + self._agreed
         except Exception as error:  # noqa: BLE001  # a broken connection, in whatever words
             self._lose(error)
 
@@ -196,19 +196,20 @@ class Together:
                 list(tensors),
                 Transfer(torch.stack([loss.detach().reshape(()).double() for loss in tensors.values()])),
             )
+        if self._group is not None:
+            self._begin(wait=True)
+            self._collect(len(self._turns), ranks.PATIENCE)
+            self._agreed = self._interval  # the same on all ranks: that of the sample before
         self._turns.append(_Turn(sample, steps, known, sent, interval))
         if self._group is not None:
-            self._begin(all_but=1)
-            self._collect(len(self._turns) - 1, ranks.PATIENCE)
             self._begin()
 
-    def _begin(self, wait: bool = False, all_but: int | None = None) -> None:
+    def _begin(self, wait: bool = False) -> None:
         """Begin the reductions of the turns whose numbers are there, in order; wait for the numbers where asked to."""
-        waited = len(self._turns) if wait else 0 if all_but is None else len(self._turns) - all_but
-        for place, turn in enumerate(self._turns):
+        for turn in self._turns:
             if turn.works:
                 continue
-            if place >= waited and not turn.ready:
+            if not wait and not turn.ready:
                 return
             assert self._form is not None
             packed = turn.packed = pack(turn.sample, turn.losses(), turn.steps, turn.interval, self._form)
@@ -230,7 +231,7 @@ class Together:
                 work.wait(patience)
             assert turn.packed is not None
             assert self._form is not None
-            whole = unpack(turn.packed, turn.sample, turn.steps, self._form)
+            whole = unpack(turn.packed, turn.sample, turn.losses(), turn.steps, self._form)
             self._turns.popleft()
             self._interval = whole.interval
             self._scalars.averaged(whole.losses)

@@ -125,7 +125,6 @@ def tell(rank: int, steps: int) -> list[str]:
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()  # as programs do before their monitors are closed at exit
     monitor.close()
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     return reporter.calls
 
 

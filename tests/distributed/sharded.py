@@ -18,6 +18,19 @@ import netdoctor
 from tests.distributed import trainings
 
 
+def wholly() -> Any:
+    model = trainings.network()
+    fully_shard(model.fc1)
+    return fully_shard(model)
+
+
+def by_layers() -> Any:
+    """Split into layers, in which all ranks see the same samples."""
+    model = trainings.network()
+    plan = {"fc1": ColwiseParallel(output_layouts=Replicate()), "fc2": ColwiseParallel(), "out": RowwiseParallel()}
+    return parallelize_module(model, init_device_mesh("cpu", (torch.distributed.get_world_size(),)), plan)
+
+
 def fully_sharded(rank: int, steps: int, options: dict[str, Any], how: str = "") -> dict[str, Any]:
     model = trainings.network()
     given: dict[str, Any] = {}
@@ -28,7 +41,9 @@ def fully_sharded(rank: int, steps: int, options: dict[str, Any], how: str = "")
     if "early" in how:
         monitor = netdoctor.watch(model, reporters=[], **options)
     if "hybrid" in how:
-        given["mesh"] = init_device_mesh("cpu", (2, torch.distributed.get_world_size() // 2), mesh_dim_names=("copies", "shards"))
+        given["mesh"] = init_device_mesh(
+            "cpu", (2, torch.distributed.get_world_size() // 2), mesh_dim_names=("copies", "shards")
+        )
     for layer in (model.conv, model.fc1, model.fc2):
         fully_shard(layer, **given)
     fully_shard(model, **given)

@@ -32,7 +32,11 @@ def assert_same(seen: list[dict[str, Any]], expected: dict[str, Any], rtol: floa
         assert each["faults"] == {}
         assert each["alone"] == []
         for name, (columns, steps, values) in expected.items():
-            if name in OF_FIRST_RANK or "quantile" in name or (name in OF_WHOLE_GRADIENTS and name not in each["tables"]):
+            if (
+                name in OF_FIRST_RANK
+                or "quantile" in name
+                or (name in OF_WHOLE_GRADIENTS and name not in each["tables"])
+            ):
                 continue
             told = each["tables"][name]
             assert told[0] == columns, name
