@@ -72,14 +72,12 @@ def test_a_rank_closes_its_monitor_before_the_others(two: Ranks) -> None:
     assert "did not answer" in first["alone"][0]
 
 
-@pytest.mark.parametrize(("world", "where"), [(2, "diagnose"), (2, "next step"), (3, "next step")])
-def test_nobody_waits_for_a_rank_that_died(world: int, where: str) -> None:
-    with ranks(world) as mortal:
-        mortal.start(ddp.die, 6, where)
-        for survivor in range(world):
-            if survivor != 1:
-                seconds, fault = mortal.answer(survivor, 60)
-                assert not fault or "barrier" in fault
-                assert seconds is not None, fault
-                assert sum(seconds[part] for part in ("step", where, "close")) < 2
-                assert seconds["steps"] >= 6
+def test_nobody_waits_for_a_rank_that_died() -> None:
+    with ranks(3) as mortal:
+        mortal.start(ddp.die, 6)
+        for survivor in (0, 2):
+            seconds, fault = mortal.answer(survivor, 60)
+            assert not fault or "barrier" in fault  # the test's own
+            assert seconds is not None, fault
+            assert seconds["after"] < 2
+            assert seconds["steps"] >= 6
