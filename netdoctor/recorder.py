@@ -446,7 +446,7 @@ class Recorder:
         if self._sampled:
             self._step_ended()
         self._prelude_spent = own if self._prelude and not self._sampled else 0.0
-        if self._scalars.waiting >= KEPT or self._readings.waiting >= SAMPLES:
+        if self._scalars.waiting >= KEPT or self._readings.waiting + self._together.waiting >= SAMPLES:
             self.flush(wait=False)
         if (self._losses.non_finite or self._losses.jumped) and self._bursts < BURSTS:
             self._bursts += 1

@@ -185,6 +185,13 @@ class ParameterProbe:
             ]
             return torch.stack(sums if len({total.device for total in sums}) < 2 else [total.cpu() for total in sums])
 
+    def leave(self) -> None:
+        """Sample what is on this rank from now on, for nobody else is asked."""
+        self.shared = False
+        if any(self.blocks):
+            self.blocks = [None] * len(self.blocks)
+            self._samples.clear()
+
     def _filled(self, place: int) -> Mask:
         count = len(self.tensors)
         return self._samples.filled[place * count : (place + 1) * count]

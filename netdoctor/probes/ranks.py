@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-PATIENCE = timedelta(seconds=30)  # that a reduction may take: all ranks begin it at the end of the same step
+PATIENCE = 30.0  # seconds that a reduction may take: all ranks begin it at the end of the same step
 DECIDED = 3  # steps after which it is known who watches
 
 _rank: int | None = None  # the last one that was known: programs destroy their process group before the end
@@ -109,7 +109,7 @@ class Agreement:
         """A group of netdoctor's own, which no other group's order of calls depends on: gloo, for it is on the host."""
         distributed: Any = torch.distributed
         store = distributed.PrefixStore(f"{self._round}/group", self._store)
-        return distributed.ProcessGroupGloo(store, rank(), world(), PATIENCE)
+        return distributed.ProcessGroupGloo(store, rank(), world(), timedelta(seconds=PATIENCE))
 
 
 def _store() -> Any:

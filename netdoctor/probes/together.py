@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from datetime import timedelta
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ from netdoctor.probes.schedule import Pace
 from netdoctor.probes.sharding import splits
 from netdoctor.probes.transfer import Transfer
 
-FAREWELL = timedelta(seconds=5)  # that are waited at the end, or when somebody looks, for what was handed in
+FAREWELL = 5.0  # seconds that are waited at the end, or when somebody looks, for what was handed in
+POLL = 2e-4  # seconds
 
 log = logging.getLogger("netdoctor")
 
@@ -100,6 +101,11 @@ class Together:
         return self._form is not None
 
     @property
+    def waiting(self) -> int:
+        """Samples that have arrived and were not taken yet."""
+        return len(self._done)
+
+    @property
     def replicas(self) -> int:
         """Between how many ranks the batch is divided, as far as samples are combined."""
         return 1 if self._form is None else self._form.replicas
@@ -163,7 +169,7 @@ class Together:
         if self._group is not None:
             try:
                 self._begin(wait)
-                self._collect(len(self._turns) if wait else 0, FAREWELL)
+                self._collect(FAREWELL if wait else 0.0)
             except Exception as error:  # noqa: BLE001
                 self._lose(error)
         done, self._done = self._done, []
@@ -198,7 +204,9 @@ class Together:
             )
         if self._group is not None:
             self._begin(wait=True)
-            self._collect(len(self._turns), ranks.PATIENCE)
+            self._collect(ranks.PATIENCE)
+            if self._turns:
+                raise TimeoutError(f"no sum after {ranks.PATIENCE:.0f} s")
             self._agreed = self._interval  # the same on all ranks: that of the sample before
         self._turns.append(_Turn(sample, steps, known, sent, interval))
         if self._group is not None:
@@ -221,14 +229,16 @@ class Together:
                 self._group.allreduce([torch.from_numpy(packed.highs)], largest),
             )
 
-    def _collect(self, waited: int, patience: timedelta) -> None:
-        """Take the sums that are there; wait for the first so many."""
-        for place in range(len(self._turns)):
-            turn = self._turns[0]
-            if not turn.works or (place >= waited and not all(work.is_completed() for work in turn.works)):
-                return
+    def _collect(self, patience: float) -> None:
+        """Take the sums that are there; wait for the others for so many seconds."""
+        until = monotonic() + patience
+        while self._turns and (turn := self._turns[0]).works:
+            while not all(work.is_completed() for work in turn.works):
+                if monotonic() >= until:
+                    return
+                sleep(POLL)
             for work in turn.works:
-                work.wait(patience)
+                work.wait()  # raises what went wrong
             assert turn.packed is not None
             assert self._form is not None
             whole = unpack(turn.packed, turn.sample, turn.losses(), turn.steps, self._form)
@@ -257,6 +267,6 @@ class Together:
         self._scalars.release()
         if self._probes is not None:
             activations, parameters = self._probes
-            activations.shared = parameters.shared = False
+            activations.shared = False
             activations.splits = {}
-            parameters.blocks = [None] * len(parameters.blocks)
+            parameters.leave()

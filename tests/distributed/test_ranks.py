@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from netdoctor.history import History
 from tests.distributed import ddp, sharded
-from tests.distributed.processes import Ranks, ranks
+from tests.distributed.processes import Ranks, free_port, ranks
+from tests.processes import run
 
 STEPS = 8
 
@@ -81,3 +85,40 @@ def test_nobody_waits_for_a_rank_that_died() -> None:
             assert seconds is not None, fault
             assert seconds["after"] < 2
             assert seconds["steps"] >= 6
+
+
+PROGRAM = """
+import torch
+from torch import nn
+
+torch.distributed.init_process_group("gloo")
+model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(30):
+    x = torch.randn(16, 4)
+    (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_an_unchanged_program_is_watched_on_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(PROGRAM)
+    launcher = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    )
+    done = run(*launcher, "-m", "netdoctor", "run", "--save", "run.npz", "train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("30 steps watched") + done.stdout.count("30 steps watched") == 1
+    spread = History.load(tmp_path / "run.npz").table("replica_spread")
+    assert len(spread) > 20
+    assert not spread.values.any()
