@@ -254,6 +254,7 @@ class Recorder:
                 self._rest -= 1
                 self._losses.after_step(self.step, self._solo, alone=True)
                 self._count_skipped(optimizer)
+                self._together.poll()
                 if not self._rest or self._losses.jumped:
                     self._wake()
                     self._end(start)

@@ -157,8 +157,17 @@ class Together:
                 pace.next = step + 1 if pace.every is None else pace.next
             elif sampled and self._group is not None:
                 pace.next = step + self._agreed
+            self.poll()
         except Exception as error:  # noqa: BLE001  # a broken connection, in whatever words
             self._lose(error)
+
+    def poll(self) -> None:
+        """Begin what can be begun: a device delivers its numbers some steps late, and the other ranks may want them."""
+        if self._group is not None and self._turns and not self._turns[-1].works:
+            try:
+                self._begin()
+            except Exception as error:  # noqa: BLE001
+                self._lose(error)
 
     def arrived(self, wait: bool) -> list[Sample]:
         """The samples, of all ranks together, that are there; the mean losses of the steps up to them are kept, too.

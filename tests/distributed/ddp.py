@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import netdoctor
+from netdoctor.probes.transfer import Transfer
 from netdoctor.reporters import Report
 from tests.distributed import trainings
 
@@ -38,6 +41,18 @@ def train_watched(rank: int, steps: int, options: dict[str, Any], inside: bool =
     with monitor:
         trainings.train(parallel, batches(rank, steps))
     return trainings.seen(monitor)
+
+
+def train_with_late_numbers(rank: int, steps: int) -> dict[str, Any]:
+    """As from a device: what was sampled is on the host some steps later, on each rank after another time."""
+    asked: Counter[int] = Counter()
+
+    def ready(transfer: Transfer) -> bool:
+        asked[id(transfer)] += 1
+        return asked[id(transfer)] > 1 + 2 * rank
+
+    with mock.patch.object(Transfer, "ready", property(ready)):
+        return train_watched(rank, steps, {"every": 1})
 
 
 def accumulated(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> None:

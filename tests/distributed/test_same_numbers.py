@@ -56,6 +56,10 @@ def test_ddp_accumulates(two: Ranks) -> None:
     assert_same(two.run(ddp.accumulate_watched, STEPS), trainings.tables(monitor.history))
 
 
+def test_numbers_that_a_device_delivers_late(two: Ranks, one_process: dict[str, Any]) -> None:
+    assert_same(two.run(ddp.train_with_late_numbers, STEPS), one_process)
+
+
 @pytest.mark.parametrize("how", ["", "watched early", "offload"])
 def test_fully_shard(two: Ranks, one_process: dict[str, Any], how: str) -> None:
     assert_same(two.run(sharded.fully_sharded, STEPS, EVERY_STEP, how), one_process)
@@ -72,16 +76,19 @@ def test_tensor_parallel(two: Ranks, one_process: dict[str, Any]) -> None:
     assert_same(two.run(sharded.tensor_parallel, STEPS, EVERY_STEP), one_process)
 
 
+@pytest.mark.slow
 def test_ddp_of_four(four: Ranks, one_process: dict[str, Any]) -> None:
     assert_same(four.run(ddp.train_watched, STEPS, EVERY_STEP), one_process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["", "hybrid"])
 def test_fully_shard_of_four(four: Ranks, one_process: dict[str, Any], how: str) -> None:
     """Six channels over four ranks: the last one's shard is empty."""
     assert_same(four.run(sharded.fully_sharded, STEPS, EVERY_STEP, how), one_process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["", "fully_shard"])
 def test_tensor_parallel_of_four(four: Ranks, one_process: dict[str, Any], how: str) -> None:
     assert_same(four.run(sharded.tensor_parallel, STEPS, EVERY_STEP, how), one_process)
