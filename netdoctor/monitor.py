@@ -20,6 +20,7 @@ from netdoctor.diagnose import diagnose
 from netdoctor.findings import Diagnosis, Finding, Skipped
 from netdoctor.history import History
 from netdoctor.probes.anatomy import unwrapped, watched_modules
+from netdoctor.probes.ranks import rank
 from netdoctor.probes.schedule import Schedule
 from netdoctor.recorder import Recorder
 from netdoctor.reopening import context
@@ -202,7 +203,7 @@ class Monitor:
                 diagnosis = self._judge(wait=True)
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
-        losses = self._delivery.close(self._report(diagnosis, ()))
+        losses = () if rank() else self._delivery.close(self._report(diagnosis, ()))
         if losses:
             self._rescue(losses)
 
@@ -224,6 +225,8 @@ class Monitor:
 
     def _step_ended(self) -> None:
         judging = self._schedule.judging
+        if rank():
+            return  # the first rank judges, and the others do not wait for it
         validated = self._recorder.validated and judging.affords(self._schedule.seconds)  # news, and time went by
         if self.step >= judging.next or not self.step or validated:
             start = perf_counter()
@@ -235,7 +238,8 @@ class Monitor:
         diagnosis = self._verdict()
         report = self._report(diagnosis, self._casebook.update(diagnosis))
         self._recorder.history.context = context(self._casebook, report, self._rules)
-        self._delivery.report(report)
+        if not rank():
+            self._delivery.report(report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:

@@ -34,6 +34,7 @@ from netdoctor.rules.over_regularized import over_regularized
 from netdoctor.rules.overfitting import overfitting
 from netdoctor.rules.poor_initialization import poor_initialization
 from netdoctor.rules.redundant_softmax import redundant_softmax
+from netdoctor.rules.replicas_diverged import replicas_diverged
 from netdoctor.rules.representation_collapse import representation_collapse
 from netdoctor.rules.saturated_units import saturated_units
 from netdoctor.rules.silent_broadcast import silent_broadcast
@@ -73,6 +74,7 @@ ALL: tuple[Rule, ...] = (
     gradient_underflow,
     loss_scale_collapse,
     stale_gradient,
+    replicas_diverged,
     expert_imbalance,
     unexpected_initial_loss,
     input_not_used,

@@ -25,6 +25,7 @@ PICTURES: dict[str, tuple[str, When]] = {
     "stale-gradient": ("gradient_norm", "run"),
     "gradient-underflow": ("gradient_rms", "last"),
     "loss-scale-collapse": ("loss", "run"),
+    "replicas-diverged": ("replica_spread", "last"),
     "no-gradient": ("gradient_rms", "last"),
     "dead-units": ("dead_share", "last"),
     "saturated-units": ("saturated_share", "last"),
