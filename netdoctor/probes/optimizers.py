@@ -142,11 +142,18 @@ class Holdings:
     """
 
     def __init__(self) -> None:
+        self._start = 0  # steps of a run that this one continues
         self.groups: list[Group] = []
         self.elsewhere = 0
         self.held: dict[str, int] = {}
         self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
         self._known: dict[int, Holding] = {}
+
+    def start_after(self, step: int) -> None:
+        """The model has made ``step`` steps in the run that this one continues."""
+        self._start = step
+        for known in self._known.values():
+            known.step = step
 
     def strange(self, optimizer: Optimizer, names: Mapping[int, str]) -> bool:
         """Whether an optimizer, met for the first time or with a new group, holds what is no parameter of the model."""
@@ -164,7 +171,7 @@ class Holdings:
         """
         known = self._known.get(id(optimizer))
         if known is None or known.optimizer() is not optimizer:  # new, perhaps where another one was
-            known = self._known[id(optimizer)] = Holding(weakref.ref(optimizer))
+            known = self._known[id(optimizer)] = Holding(weakref.ref(optimizer), step=self._start)
         elif known.groups == len(optimizer.param_groups):
             return known
         for index, group in enumerate(optimizer.param_groups[known.groups :], start=known.groups):
