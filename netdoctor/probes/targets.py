@@ -121,7 +121,7 @@ class Targets:
         classes = log_probabilities.shape[1 if log_probabilities.ndim > 1 else 0]
         counts = _counts(target, classes, node._saved_ignore_index, node._saved_weight)
         entropy = self._entropy(counts, smoothing or 0.0)
-        return _in_units((entropy, math.log(classes)), scale, node, target.numel())
+        return _in_units((entropy, math.log(classes)), scale, node, counts.sum())
 
     def _chosen(self, path: Path, chosen: Choice) -> dict[str, Tensor | float] | None:
         """Classes that a loss written by hand picks, or weighs."""
@@ -236,12 +236,15 @@ def _columns(target: Tensor) -> Tensor | None:
 
 
 def _in_units(
-    summary: _Summary | None, scale: Tensor | float | None, node: Node | None = None, size: int = 1
+    summary: _Summary | None, scale: Tensor | float | None, node: Node | None = None, size: Tensor | float = 1.0
 ) -> dict[str, Tensor | float] | None:
-    """Both losses in the unit of the loss, given its scale and, of torch's own, how it is reduced."""
+    """Both losses in the unit of the loss, given its scale and, of torch's own, how it is reduced.
+
+    ``size`` is the number of targets that a sum is taken over.
+    """
     if summary is None or scale is None:
         return None
-    factor = scale * (float(size) if node is not None and node._saved_reduction == 2 else 1.0)
+    factor = scale * (size if node is not None and node._saved_reduction == 2 else 1.0)
     return {"constant_loss": summary[0] * factor, "uninformed_loss": summary[1] * factor}
 
 
