@@ -25,7 +25,7 @@ from netdoctor.probes.lineage import Lineage
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.thorough import ThoroughSample
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Form, Graph, Node
@@ -434,5 +434,5 @@ class ActivationProbe:
             return None
         if device not in self._bounds:
             slots, limits = list(self._limits), list(self._limits.values())
-            self._bounds[device] = torch.tensor(slots, device=device), torch.tensor(limits, device=device)
+            self._bounds[device] = sent(slots, device), sent(np.float32(limits), device)
         return self._bounds[device]

@@ -64,7 +64,6 @@ class TrainingLosses:
         self._untaken = False  # whether the step that is under way found losses that no step has taken
         self._staged: dict[str, Scalar] = {}  # what the nodes of the open losses told, by statistic
         self._kinds: set[str] = set()  # of the open losses; "" for those that tell of no constant prediction
-        self._bounds: list[dict[str, Scalar]] = []  # of the open losses that were looked at
         self._taken: list[Scalar] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
         self._explicit: set[int] = set()  # steps whose loss the user gave
@@ -83,7 +82,7 @@ class TrainingLosses:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
             if not self._untaken:
-                self._open, self._staged, self._kinds, self._bounds = [], {}, set(), []
+                self._open, self._staged, self._kinds = [], {}, set()
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
@@ -132,11 +131,8 @@ class TrainingLosses:
         self._kinds.add(kind if found is not None else "")
         for name in BOUNDS:
             self._staged.pop(name, None)
-        if found is None or len(self._kinds) > 1:
-            return
-        self._bounds.append(found)
-        for name in found:
-            self._staged[name] = sum(bounds[name] for bounds in self._bounds) * (len(self._open) / len(self._bounds))
+        if found is not None and len(self._kinds) == 1:
+            self._staged |= {name: value * len(self._open) for name, value in found.items()}
 
     def before_step(self, own: bool = True) -> None:
         """Any optimizer begins a step; its closure adds to the losses accumulated so far if it is the model's ``own``."""

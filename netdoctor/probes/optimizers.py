@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import Group
 from netdoctor.probes.outside import uncompiled
+from netdoctor.probes.transfer import Transfer
 
 
 class Listener(Protocol):
@@ -200,12 +201,14 @@ class Holdings:
         """Those that hold parameters, still exist, and took part in a step after ``since``."""
         return [k for k in self._known.values() if k.names and k.step > since and k.optimizer() is not None]
 
-    def learning_rates(self) -> list[float]:
+    def learning_rates(self) -> list[float | Transfer]:
         """The learning rate now of each group in ``groups``; NaN for an optimizer that is gone."""
-        rates = []
+        rates: list[float | Transfer] = []
         for reference, index in self._sources:
             optimizer = reference()
-            rates.append(float("nan") if optimizer is None else _number(optimizer.param_groups[index].get("lr")))
+            rate = None if optimizer is None else optimizer.param_groups[index].get("lr")
+            on_device = isinstance(rate, Tensor) and rate.device.type != "cpu"
+            rates.append(Transfer(rate.detach().clone()) if on_device else _number(rate))
         return rates
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from netdoctor.facts import Parameter
 from netdoctor.probes.reductions import reduce_parameters
 from netdoctor.probes.sampling import Samples, plain
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.statistics import Mask
 
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
@@ -136,7 +136,7 @@ class ParameterProbe:
         for device, values in self._samples.values.items():
             places = values.view(5, len(self.tensors), *values.shape[1:])
             places[AFTER] -= places[BEFORE]
-            sums = reduce_parameters(places, order, rounded)
+            sums = reduce_parameters(places, order, sent(rounded, device) if rounded else None)
             parts.append((self._samples.on(device)[: len(self.tensors)], Transfer(sums)))
         first = slice(len(self.tensors))
         scale = scale if (seen or fused) and scale is not None else 1.0

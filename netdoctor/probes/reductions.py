@@ -38,14 +38,14 @@ def reduce_gradients(values: Tensor) -> Tensor:
     return torch.stack((squares, values.count_nonzero((1, 2)).to(squares.dtype)), 1)
 
 
-def reduce_parameters(values: Tensor, order: Sequence[int], rounded: Sequence[int] = ()) -> Tensor:
+def reduce_parameters(values: Tensor, order: Sequence[int], rounded: Tensor | None = None) -> Tensor:
     """Sums of each parameter, [11, parameters] in the order of `statistics.ParameterSums.FIELDS`.
 
     Args:
         values: [5, parameters, rows, units], zero-padded.
         order: Where in it these are: the parameter, its update, its gradient before and after clipping, and the step
             before's gradient.
-        rounded: Parameters of half precision, whose unchanged elements are counted.
+        rounded: Indices of the parameters of half precision, whose unchanged elements are counted; None without any.
     """
     double = _double(values)
     rows = values[order[0]].sum(2, dtype=double)
@@ -53,7 +53,7 @@ def reduce_parameters(values: Tensor, order: Sequence[int], rounded: Sequence[in
     product = (used * values[order[4]]).sum((1, 2), dtype=double)
     gain = (used * update).sum((1, 2), dtype=double)
     counts = torch.full_like(rows[:, :2].T, torch.nan)
-    if rounded:
+    if rounded is not None:
         pulled = used[rounded] != 0
         counts[:, rounded] = torch.stack((pulled, pulled & (update[rounded] == 0))).sum((2, 3)).to(double)
     squares = _norms(values.flatten(0, 1)).square().view(values.shape[:2])
