@@ -11,7 +11,7 @@ from netdoctor.history import History
 
 
 def state_of(history: History, step: int) -> dict[str, Any]:
-    """A run that has made ``step`` steps: numbers and a tensor of bytes, which ``torch.load(weights_only=True)`` reads."""
+    """A run that has made ``step`` steps: numbers and a tensor, which ``torch.load(weights_only=True)`` reads."""
     data = bytearray(history.to_bytes())
     return {"step": step, "history": torch.frombuffer(data, dtype=torch.uint8)}
 

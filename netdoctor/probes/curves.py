@@ -135,7 +135,7 @@ class TrainingLosses:
             self._staged |= {name: value * len(self._open) for name, value in found.items()}
 
     def before_step(self, own: bool = True) -> None:
-        """Any optimizer begins a step; its closure adds to the losses accumulated so far if it is the model's ``own``."""
+        """Any optimizer begins a step; the closure of the model's ``own`` adds to the losses accumulated so far."""
         self._stepping = self._stale = True
         self._untaken = own and self._taken is not self._open
 
