@@ -32,8 +32,8 @@ trainer = Trainer(
         use_cpu=True,
         disable_tqdm=True,
     ),
-    train_dataset=examples,  # type: ignore[arg-type]  # a list is all that it needs
-    eval_dataset=examples[:64],  # type: ignore[arg-type]
+    train_dataset=examples,
+    eval_dataset=examples[:64],
     callbacks=[NetDoctorCallback()],
 )
 trainer.train()

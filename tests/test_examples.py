@@ -14,7 +14,7 @@ EXAMPLES = {  # what it prints, and a file that it leaves
     "wandb_report": ("Written to ", "wandb/offline-run-*/files/media/html/netdoctor/layers_*.html"),
     "tensorboard_report": ("Written to runs/digits", "runs/digits/events.out.tfevents.*"),
     "mlflow_report": (": poor-initialization", "mlruns/**/netdoctor/findings.md"),
-    "jsonl_report": ("step 1: WARNING poor-initialization", "netdoctor.jsonl"),
+    "jsonl_report": ("step 1: ERROR poor-initialization", "netdoctor.jsonl"),
     "lightning_callback": ("poor-initialization", "lightning_logs/version_0/netdoctor-report.html"),
     "transformers_callback": ("learning-rate-too-large", ""),
     "accelerate_loop": ("poor-initialization", ""),
@@ -31,7 +31,7 @@ def test_example(name: str, tmp_path: Path) -> None:
     program = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
-    assert printed in done.stdout
+    assert printed in done.stdout + done.stderr
     assert not file or list(tmp_path.glob(file))
     assert "failed" not in done.stderr
     assert "Traceback" not in done.stderr

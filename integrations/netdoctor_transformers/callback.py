@@ -79,7 +79,7 @@ class NetDoctorCallback(TrainerCallback):
     ) -> None:
         if self.monitor is None or self.monitor.closed:
             return
-        numbers = {
+        numbers: dict[str, Any] = {
             name: value
             for name, value in (metrics or {}).items()
             if isinstance(value, (int, float)) and not isinstance(value, bool) and not name.endswith(TIMES)

@@ -434,5 +434,5 @@ class ActivationProbe:
             return None
         if device not in self._bounds:
             slots, limits = list(self._limits), list(self._limits.values())
-            self._bounds[device] = sent(slots, device), sent(np.float32(limits), device)
+            self._bounds[device] = sent(slots, device), sent(np.array(limits, np.float32), device)
         return self._bounds[device]

@@ -207,8 +207,10 @@ class Holdings:
         for reference, index in self._sources:
             optimizer = reference()
             rate = None if optimizer is None else optimizer.param_groups[index].get("lr")
-            on_device = isinstance(rate, Tensor) and rate.device.type != "cpu"
-            rates.append(Transfer(rate.detach().clone()) if on_device else _number(rate))
+            if isinstance(rate, Tensor) and rate.device.type != "cpu":
+                rates.append(Transfer(rate.detach().clone()))
+            else:
+                rates.append(_number(rate))
         return rates
 
 

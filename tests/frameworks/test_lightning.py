@@ -96,7 +96,7 @@ class Adversaries(Module):
         self.other = torch.nn.Linear(4, 1)
 
     def training_step(self, batch: Any, index: int) -> None:  # type: ignore[override]
-        for optimizer, sign in zip(self.optimizers(), (1, -1), strict=True):  # type: ignore[arg-type]
+        for optimizer, sign in zip(self.optimizers(), (1, -1), strict=True):
             loss = sign * self.other(self(batch[0])).square().mean()
             optimizer.zero_grad()
             self.manual_backward(loss)
@@ -347,7 +347,7 @@ def test_compiled_modules() -> None:
         def log(self, *args: Any, **options: Any) -> None: ...  # Lightning's own cannot be compiled
 
     callback = NetDoctorCallback(reporters=[], every=1)
-    trainer(callback, max_epochs=1).fit(torch.compile(Quiet(), backend="eager"), loader())  # type: ignore[arg-type]
+    trainer(callback, max_epochs=1).fit(torch.compile(Quiet(), backend="eager"), loader())
     assert callback.monitor is not None
     assert len(callback.monitor.history.table("loss")) == BATCHES
     assert len(callback.monitor.history.table("gradient_norm")) == BATCHES

@@ -50,7 +50,7 @@ def test_accelerate(setting: Setting) -> None:
 
 
 def test_accelerate_in_mixed_precision() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # type: ignore[no-untyped-call]  # one for a process
+    AcceleratorState._reset_state(reset_partial_state=True)  # one for a process
     model = Classifier()
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
@@ -63,7 +63,7 @@ def test_accelerate_in_mixed_precision() -> None:
     assert monitor.step == BATCHES
     assert monitor.history.facts.layer("net.0").dtype == "bfloat16"
     assert monitor.faults == {}
-    AcceleratorState._reset_state(reset_partial_state=True)  # type: ignore[no-untyped-call]
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

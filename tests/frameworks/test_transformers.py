@@ -26,8 +26,8 @@ from tests.wandb_records import records
 STEPS, EVERY = 12, 4  # of a training, between evaluations
 NORM = 0.5  # that gradients are clipped to
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
-transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 
 def gpt2() -> Any:
@@ -43,8 +43,14 @@ def texts() -> list[dict[str, Tensor]]:
 
 def vit() -> Any:
     torch.manual_seed(0)
-    size: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    return ViTForImageClassification(ViTConfig(**size, image_size=8, patch_size=4, num_channels=1, num_labels=4))
+    size: dict[str, Any] = {
+        "num_labels": 4,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    return ViTForImageClassification(ViTConfig(**size, image_size=8, patch_size=4, num_channels=1))
 
 
 def pictures() -> list[dict[str, Any]]:
@@ -80,8 +86,8 @@ def trainer(name: str, folder: Path, *callbacks: Any, model: Any = None, **optio
     return Trainer(
         model or make(),
         arguments,
-        train_dataset=examples,  # type: ignore[arg-type]
-        eval_dataset=examples[:8],  # type: ignore[arg-type]
+        train_dataset=examples,
+        eval_dataset=examples[:8],
         compute_metrics=lambda given: {"spread": float(np.std(given.predictions))},
         callbacks=list(callbacks),
     )
@@ -178,7 +184,7 @@ def test_one_of_several_data_sets(tmp_path: Path) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> tuple[Path, Monitor]:
     """Of the middle of a run, and the monitor of the whole of it."""
-    runs, monitor = watched("gpt2", tmp_path, save_strategy="steps", save_steps=STEPS // 2)
+    _, monitor = watched("gpt2", tmp_path, save_strategy="steps", save_steps=STEPS // 2)
     assert (tmp_path / "checkpoint-12" / "netdoctor.pt").is_file()
     return tmp_path / "checkpoint-6", monitor
 
