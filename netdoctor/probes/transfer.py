@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ def sent(array: ArrayLike, device: torch.device) -> Tensor:
     """An array on a device: to CUDA from pinned memory, for from other memory the host would wait for it."""
     tensor = torch.from_numpy(np.array(array))  # a copy: the device may read it later
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def together(tensors: Sequence[Tensor]) -> Tensor:
+    """``torch.stack`` of what may lie on several devices, on one that is not the CPU, for copies to it can be async."""
+    if len({tensor.device for tensor in tensors}) > 1:
+        device = next(tensor.device for tensor in tensors if tensor.device.type != "cpu")
+        tensors = [tensor.to(device, non_blocking=True) for tensor in tensors]
+    return torch.stack(list(tensors))
 
 
 class Transfer:
