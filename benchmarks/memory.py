@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import resource
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -84,12 +85,11 @@ def _in_use() -> tuple[float, float]:
 
 def _resident() -> int:
     """Bytes; the peak where the system tells no more."""
-    if sys.platform == "linux":
+    try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * 4096
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main() -> int:
@@ -102,10 +102,9 @@ def main() -> int:
     torch.set_num_threads(1)
     failed = False
     for every in (0, 1) if given.every is None else (given.every,):
-        watching = {"every": every} if every else {}
-        print(
-            f"\n{f'sampled every {every} steps' if every else 'by default'}\n{'step':>8}{'Python MB':>12}{'process MB':>12}"
-        )
+        watching: dict[str, Any] = {"every": every} if every else {}
+        print(f"\nsampled every {every} steps" if every else "\nby default")
+        print(f"{'step':>8}{'Python MB':>12}{'process MB':>12}")
         readings = []
         for reading in run(given.steps, **watching):
             readings.append(reading)

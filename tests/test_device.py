@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -40,14 +41,14 @@ class Waiting(TorchDispatchMode):
 
 def _caller() -> str:
     """Who computes: netdoctor, its one way to send arrays without waiting, or the program."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         if name == "netdoctor.probes.transfer" and function == "sent":
             return "sent"
         if name.startswith("netdoctor.") and function not in ("backward", "loss_function", "step"):
             return "netdoctor"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "program"
 
 

@@ -179,7 +179,7 @@ def _summary(shares: Tensor, largest: Tensor) -> Tensor:
     possible = (shares > 0).sum(-1).amax(0)
     entropy = -(shares * shares.clamp_min(1e-30).log()).sum(-1).mean(0)
     told = possible > 1
-    ratio = torch.where(told, entropy / possible.clamp_min(2).log(), 0.0).sum() / told.sum().clamp_min(1)
+    ratio = torch.where(told, entropy / possible.clamp_min(2).float().log(), 0.0).sum() / told.sum().clamp_min(1)
     mean = shares.flatten(0, 1).mean(0)
     balance = -(mean * mean.clamp_min(1e-30).log()).sum() / math.log(max(shares.shape[-1], 2))
     return torch.stack((ratio, balance, largest))
