@@ -9,11 +9,12 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from netdoctor import arguments
+from netdoctor import arguments, resuming
 from netdoctor.casebook import Casebook
 from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
@@ -178,6 +179,28 @@ class Monitor:
             self._recorder.observe(name, value)
         if output is not None or target is not None:
             self._recorder.predicted(*arguments.prediction(output, target))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The run so far, for a checkpoint: after `load_state_dict` a new monitor of the model goes on from it.
+
+        It holds numbers and tensors only, which ``torch.load(weights_only=True)`` reads.
+        """
+        report = self._report(self.diagnose(), ())
+        report.history.context = context(self._casebook, report, self._rules)
+        return resuming.state_of(report.history, self.step)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: with its numbers, its findings, which are not told again, and its count of steps.
+
+        Raises:
+            ValueError: The state is damaged, none of a monitor, or of another model.
+            RuntimeError: This monitor has seen steps already.
+        """
+        if self.step:
+            raise RuntimeError(f"load_state_dict() comes before the first step, not after {self.step}: watch() anew")
+        history, step = resuming.history_of(state, self._recorder.history)
+        self._casebook = Casebook.from_list(history.context.get("cases", []))
+        self._recorder.resume(history, step)
 
     def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:
         """Write the run so far as one HTML page that needs no network, and return its path.

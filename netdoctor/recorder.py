@@ -110,6 +110,14 @@ class Recorder:
         losses.listen(self)
         optimizers.listen(self)
 
+    def resume(self, history: History, step: int) -> None:
+        """Go on with the history of a run that has made ``step`` steps."""
+        self.history, self.step, self._ticked = history, step, step
+        self._holdings.start_after(step)
+        self._schedule.sampling.start_after(step)
+        self._schedule.judging.start_after(step)
+        self._plan()
+
     def close(self) -> None:
         """Remove every hook and let go of the parameters."""
         losses.unlisten(self)
@@ -302,7 +310,7 @@ class Recorder:
 
     def _enter(self, holding: optimizers.Holding) -> None:
         """An optimizer's step begins, or is left out."""
-        self._losses.before_step()
+        self._losses.before_step(bool(holding.names))
         if self._stray is not None:
             self._stray = self._stray.stepped(bool(holding.names))
             if self._stray is None and self.history.facts.unstepped:

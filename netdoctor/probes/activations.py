@@ -29,7 +29,7 @@ from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.sharding import Span, Split, along, block_of, input_block, pending
 from netdoctor.probes.thorough import ThoroughSample
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Form, Graph, Node
@@ -498,5 +498,5 @@ class ActivationProbe:
             return None
         if device not in self._bounds:
             slots, limits = list(self._limits), list(self._limits.values())
-            self._bounds[device] = torch.tensor(slots, device=device), torch.tensor(limits, device=device)
+            self._bounds[device] = sent(slots, device), sent(np.array(limits, np.float32), device)
         return self._bounds[device]
