@@ -55,6 +55,7 @@ class Cure:
         tried: Its applicable remedies, the first first.
         by_hand: Actions of those that are not applicable.
         bound: Of the healthy twin; inf where the fault costs no loss.
+        turn: Of the loop, at which the fault was found.
         untouched: `Tried.short` without a remedy.
     """
 
@@ -63,7 +64,16 @@ class Cure:
     tried: tuple[Tried, ...]
     by_hand: tuple[str, ...]
     bound: float
+    turn: int = 0
     untouched: float = math.inf
+
+    @property
+    def first_cures(self) -> bool:
+        return self.first is not None and self.first.cured
+
+    @property
+    def pick_cures(self) -> bool:
+        return self.pick is not None and self.pick.cured
 
     @property
     def first(self) -> Tried | None:
@@ -96,7 +106,7 @@ def cure(run: Run) -> Cure:
         with _noted_losses() as losses:
             _train(program, turn, min(SHORT, case.steps))
         untouched = _end(losses)
-    return Cure(run, finding.rule, tried, by_hand, case.bound, untouched)
+    return Cure(run, finding.rule, tried, by_hand, case.bound, turn, untouched)
 
 
 def _find(case: Case, seed: int) -> tuple[Finding | None, int]:
