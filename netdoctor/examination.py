@@ -22,7 +22,7 @@ from netdoctor.probes.schedule import Schedule
 from netdoctor.rules.base import Rule
 
 # Rules whose patience is meant for a training that goes on; here one sample is all there will ever be.
-TUNED: dict[str, dict[str, Any]] = {"weights-not-updated": {"samples": 1}}
+TUNED: dict[str, dict[str, Any]] = {"weights-not-updated": {"samples": 1, "elsewhere": 1}}
 
 
 def checkup(
