@@ -7,7 +7,7 @@ from netdoctor.remedies.criterion import smooth_labels, weigh_classes
 from netdoctor.remedies.data_scaling import rescale_by_data
 from netdoctor.remedies.dropout import insert_dropout, more_dropout, set_dropout
 from netdoctor.remedies.experts import balance_experts
-from netdoctor.remedies.fresh_start import start_again
+from netdoctor.remedies.fresh_start import from_the_start, start_again
 from netdoctor.remedies.initialisation import initialise, kaiming
 from netdoctor.remedies.membership import (
     add_missing_parameters,
@@ -53,6 +53,7 @@ __all__ = [
     "clip_gradients",
     "find_learning_rate",
     "freeze_layers",
+    "from_the_start",
     "gain",
     "gated",
     "ideal_std",
