@@ -6,6 +6,7 @@ from netdoctor.remedies.clipping import clip_gradients
 from netdoctor.remedies.criterion import smooth_labels, weigh_classes
 from netdoctor.remedies.data_scaling import rescale_by_data
 from netdoctor.remedies.dropout import insert_dropout, more_dropout, set_dropout
+from netdoctor.remedies.early_stopping import stop_at
 from netdoctor.remedies.experts import balance_experts
 from netdoctor.remedies.fresh_start import from_the_start, start_again
 from netdoctor.remedies.initialisation import initialise, kaiming
@@ -96,6 +97,7 @@ __all__ = [
     "standardise_features",
     "standardise_targets",
     "start_again",
+    "stop_at",
     "take_over",
     "unfreeze",
     "use_sigmoid",

@@ -24,7 +24,7 @@ from tests.clinic.catalogue import Run, case_of
 from tests.clinic.examination import TURN_SECONDS
 
 SHORT = 100  # turns after which the remedies are ranked
-LAST = 10  # losses at the end of these that count
+LAST = 20  # losses at the end of these that count
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Tried:
         refused: Why it was not applied, "" where it was.
         loss: `Program.loss` at the end.
         cured: Whether that is below the twin's bound.
-        short: Mean training loss at the end of a short training, infinite where it was lost.
+        short: Validation loss, or else mean training loss, at the end of a short training; infinite where it was lost.
     """
 
     action: str
@@ -103,9 +103,7 @@ def cure(run: Run) -> Cure:
     untouched = math.inf
     if any(not each.refused for each in tried):
         program = _at(case, run.seed, turn)
-        with _noted_losses() as losses:
-            _train(program, turn, min(SHORT, case.steps))
-        untouched = _end(losses)
+        untouched = _shortly(program, turn, min(SHORT, case.steps))
     return Cure(run, finding.rule, tried, by_hand, case.bound, turn, untouched)
 
 
@@ -144,11 +142,9 @@ def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Trie
         remedy.apply(program.model, program.optimizer)
     except RemedyError as error:
         return Tried(remedy.action, str(error).splitlines()[0])
-    with _noted_losses() as losses:
-        short = min(SHORT, case.steps)
-        _train(program, turn, short)
-        short_loss = _end(losses)
-        _train(program, turn + short, case.steps - short)
+    short = min(SHORT, case.steps)
+    short_loss = _shortly(program, turn, short)
+    _train(program, turn + short, case.steps - short)
     loss = program.loss()
     return Tried(remedy.action, "", loss, loss < case.bound, short_loss)
 
@@ -156,6 +152,14 @@ def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Trie
 def _train(program: Program, before: int, turns: int) -> None:
     for turn in range(before + 1, before + turns + 1):
         program.step(turn)
+
+
+def _shortly(program: Program, before: int, turns: int) -> float:
+    """Train, and tell what a trial compares: the last validation loss where the program validates, else losses."""
+    with netdoctor.watch(program.model, reporters=[], rules=[]) as monitor, _noted_losses() as losses:
+        _train(program, before, turns)
+        validation = monitor.history.series("val_loss")[1]
+    return _end([float(validation[-1])] if len(validation) else losses)
 
 
 @contextmanager

@@ -43,7 +43,6 @@ EACH: dict[str, tuple[str, Make]] = {
     "insert dropout": ("mlp", lambda p: remedies.insert_dropout(["1"])),
     "more dropout": ("mlp", lambda p: remedies.more_dropout(p.facts)[0]),
     "less dropout": ("mlp", lambda p: remedies.set_dropout(["4"], 0.0)),
-    "freeze": ("mlp", lambda p: remedies.freeze_layers(["0"])),
     "standardise": ("mlp", lambda p: remedies.standardise(p.facts.layer("0"), 1.0, 2.0)),
     "standardise features": ("cnn", lambda p: remedies.standardise_features(p.facts.layer("0.0"))),
     "start again": ("mlp", lambda p: remedies.start_again(p.facts, LINEARS, 0.1)),
@@ -68,6 +67,7 @@ EACH: dict[str, tuple[str, Make]] = {
     "group norm": ("normed", lambda p: Remedy("norms", treatment=remedies.replace_batch_norms({"1": False}))),
     "bfloat16": ("mlp", lambda p: remedies.autocast_to_bfloat16(p.facts)),
     "float32": ("half", lambda p: remedies.weights_in_float32("bfloat16")),
+    "stop": ("normed", lambda p: Remedy("stop", treatment=remedies.stop_at(2))),
     "a plain function": ("mlp", lambda p: Remedy("by hand", treatment=_by_hand)),
 }  # fmt: skip
 
