@@ -105,7 +105,7 @@ def _clip(usual: float, spike: int) -> Remedy:
     return replace(
         clip,
         action=f"Go back to the weights from before step {spike}, or start again. {clip.action}",
-        code=f'model.load_state_dict(torch.load("before-{spike}.pt"))  # or build model and optimizer anew\n{clip.code}',
+        code=f'model.load_state_dict(torch.load("before-{spike}.pt"))\n{clip.code}',
         restart=True,
     )
 
