@@ -28,5 +28,5 @@ with mlflow.start_run(), netdoctor.watch(model, reporters=["console", "mlflow"])
         optimizer.step()
         mlflow.log_metric("loss", loss.item(), step=step)
 
-for ill in mlflow.MlflowClient().search_runs(["0"], 'metrics."netdoctor/warnings" > 0'):
+for ill in mlflow.MlflowClient().search_runs(["0"], 'metrics."netdoctor/errors" > 0'):
     print(f"{ill.info.run_name}: {ill.data.tags['netdoctor.worst']}")

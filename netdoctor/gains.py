@@ -29,9 +29,12 @@ def momentum(facts: Facts) -> float:
 
 
 def reference(history: History) -> float:
-    """What there is to lose: the loss of the best constant prediction, else the first loss; its magnitude."""
-    constants = history.series("constant_loss")[1]
-    return abs(float(constants[-1])) if len(constants) else abs(history.first("loss").get("", 0.0))
+    """What there is to lose: the loss of the best constant prediction, else the first loss; its magnitude.
+
+    As it was for the first batches: targets that a model makes itself may grow with what it loses.
+    """
+    constants = history.series("constant_loss")[1][:64]
+    return abs(float(np.nanmedian(constants))) if len(constants) else abs(history.first("loss").get("", 0.0))
 
 
 def overshoot(history: History) -> tuple[NDArray[np.int64], Floats]:

@@ -176,7 +176,7 @@ def test_demo_shows_a_sick_and_a_cured_training(command: list[str]) -> None:
     assert before < 20
     assert after > 90
     sick, cured = done.stderr.split("netdoctor  Nothing found.")
-    assert "netdoctor  step 1  WARNING  poor-initialization  layers.0 … " in sick
+    assert "netdoctor  step 1  ERROR  poor-initialization  layers.0 … " in sick
     assert ".remedies[0].apply(model, optimizer)" in sick
     assert "300 steps" in cured
     assert "WARNING" not in cured

@@ -14,7 +14,7 @@ EXAMPLES = {  # what it prints, and a file that it leaves
     "wandb": ("Written to ", "wandb/offline-run-*/files/media/html/netdoctor/layers_*.html"),
     "tensorboard": ("Written to runs/digits", "runs/digits/events.out.tfevents.*"),
     "mlflow": (": poor-initialization", "mlruns/**/netdoctor/findings.md"),
-    "jsonl": ("step 1: WARNING poor-initialization", "netdoctor.jsonl"),
+    "jsonl": ("step 1: ERROR poor-initialization", "netdoctor.jsonl"),
 }
 
 

@@ -67,9 +67,9 @@ def test_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [value for _, value in shown] == pytest.approx(values.tolist())
     read = mlflow.get_run(identity)
     assert read.data.tags["netdoctor.worst"] == "poor-initialization"
-    assert read.data.metrics["netdoctor/warnings"] == 1
-    assert read.data.metrics["netdoctor/errors"] == 0
-    found = mlflow.MlflowClient().search_runs([read.info.experiment_id], 'metrics."netdoctor/warnings" > 0')
+    assert read.data.metrics["netdoctor/errors"] == 1
+    assert read.data.metrics["netdoctor/warnings"] == 0
+    found = mlflow.MlflowClient().search_runs([read.info.experiment_id], 'metrics."netdoctor/errors" > 0')
     assert [each.info.run_id for each in found] == [identity]
     table = json.loads(artifact(identity, "findings.json"))
     assert dict(zip(table["columns"], table["data"][0], strict=True))["rule"] == "poor-initialization"

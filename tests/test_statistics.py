@@ -186,6 +186,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
             seen.add(statistic)
     missing = {
         "val_loss",
+        "sample_mixing",
         "target_rms",
         "target_mean",
         "target_std",

@@ -61,7 +61,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((step, table),) = text(tmp_path, "netdoctor/findings")
     assert step == 1
     assert "| poor-initialization | layers.0 … head (10 layers) |" in table
-    assert scalars(tmp_path, "netdoctor/warnings") == [(1, 1.0)]
+    assert scalars(tmp_path, "netdoctor/errors") == [(1, 1.0)]
     images = [tag for tag in events(tmp_path).Tags()["images"] if tag.startswith("netdoctor/layers/")]
     assert len(images) == 4  # no ReLU, so no dead units
     (image,) = events(tmp_path).Images(images[0])

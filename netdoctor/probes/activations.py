@@ -261,7 +261,13 @@ class ActivationProbe:
     def answered(self, output: Any) -> None:
         """Keep what the root made, on steps where predictions are read."""
         try:
-            if self._keeping and torch.is_grad_enabled() and torch._C._functorch.peek_interpreter_stack() is None:
+            if (
+                self._keeping
+                and self.passes <= self._traced_until  # this one was counted
+                and torch.is_grad_enabled()
+                and torch._C._get_tracing_state() is None
+                and torch._C._functorch.peek_interpreter_stack() is None
+            ):
                 produced = first_tensor(output)
                 if produced is not None and produced.grad_fn is not None:
                     self._keep(produced)
@@ -300,11 +306,12 @@ class ActivationProbe:
         self.activations.store(slot, local, axis)
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
-            if self._tracing and produced.grad_fn is not None and self.passes < self._traced_until:
-                self.nodes.setdefault(produced.grad_fn, self.layers[slot].name)  # a container's is its last layer's
-            if self._keeping and produced.grad_fn is not None and self.layers[slot].kind in WEIGHTED:
+            node = produced.grad_fn if self.passes < self._traced_until else None
+            if self._tracing and node is not None:
+                self.nodes.setdefault(node, self.layers[slot].name)  # a container's is its last layer's
+            if self._keeping and node is not None and self.layers[slot].kind in WEIGHTED:
                 self._keep(produced)
-                self.last[produced.grad_fn] = self.layers[slot].name
+                self.last[node] = self.layers[slot].name
             if self.layers[slot].kind in HOOKED:  # what nonlinearities and norms get, the layer before gets too
                 produced.register_hook(GradientHook(self, slot, axis))
 

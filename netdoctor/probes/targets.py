@@ -290,9 +290,8 @@ def _scale(nodes: Sequence[Node]) -> Tensor | float | None:
         if name in ("MulBackward0", "DivBackward0", "MulBackward1", "DivBackward1"):
             other = node._saved_other
             if isinstance(other, Tensor):
-                if other.numel() != 1 or other.requires_grad:
+                if other.ndim or other.requires_grad:  # one number for each sample, if only of a single one
                     return None
-                other = other.reshape(())
             elif other is None:
                 return None
             scale = scale * other if name.startswith("Mul") else scale / other

@@ -42,7 +42,7 @@ class Result:
         said: Every finding, oldest first, notes included.
         loss: `Program.loss` after the last step.
         seconds: Duration of the watched steps.
-        failures: Parts of netdoctor that failed or could not watch.
+        failures: Parts of netdoctor that failed.
     """
 
     run: Run
@@ -116,12 +116,12 @@ class Listener:
                 self.turn if change.kind == "resolved" else 0,
             )
         for skipped in report.diagnosis.skipped:
-            if not skipped.rule or skipped.reason.startswith("failed"):
+            if "failed:" in skipped.reason:
                 self.failures[f"{skipped.rule} {skipped.reason}".strip()] = None
 
     def close(self, report: Report) -> None:
         for skipped in report.diagnosis.skipped:
-            if not skipped.rule:
+            if "failed:" in skipped.reason:
                 self.failures[skipped.reason] = None
 
 

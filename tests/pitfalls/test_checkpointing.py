@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ def test_statistics_are_those_without_checkpoints(reentrant: bool, passes: int) 
 def test_what_a_reentrant_checkpoint_hides_is_found_by_the_values() -> None:
     monitor, expected = run(True)[1], run(None)[1]
     assert faults(monitor) == faults(run(False)[1]) == []
-    assert monitor.history.facts.layers == expected.history.facts.layers
+    assert [replace(layer, straight=False, dropouts=()) for layer in expected.history.facts.layers] == [
+        replace(layer, straight=False, dropouts=()) for layer in monitor.history.facts.layers
+    ]  # values do not tell whether all between two layers is linear
     assert {p.name for p in monitor.history.facts.parameters if p.connected is None} == {
         "middle.0.weight", "middle.0.bias", "middle.3.weight", "middle.3.bias",
     }  # fmt: skip

@@ -60,15 +60,15 @@ def test_a_loss_with_the_wrong_sign_is_named_and_cured() -> None:
 
 
 def test_an_optimizer_that_maximises_is_named_and_cured() -> None:
-    for kind in (torch.optim.SGD, torch.optim.Adam):
+    for kind, rate in ((torch.optim.SGD, 0.05), (torch.optim.Adam, 5e-3)):
         model = mlp()
-        optimizer = kind(model.parameters(), lr=5e-3, maximize=True)
+        optimizer = kind(model.parameters(), lr=rate, maximize=True)
         (found,), _ = train(model, optimizer, on_digits(1))
         assert "maximises" in found.message
         found.remedies[0].apply(model, optimizer)
         assert not any(group["maximize"] for group in optimizer.param_groups)
         model = mlp()
-        optimizer = kind(model.parameters(), lr=5e-3, maximize=True)
+        optimizer = kind(model.parameters(), lr=rate, maximize=True)
         found.remedies[0].apply(model, optimizer)
         assert not train(model, optimizer, on_digits(1))[0]
 
@@ -86,10 +86,10 @@ def feedback(discount: float) -> Callable[[nn.Module, torch.Generator], Tensor]:
 def test_a_loss_that_feeds_itself_is_named() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
-    findings, losses = train(model, torch.optim.SGD(model.parameters(), 0.02), feedback(1.3), 200)
-    assert losses[-1] > 100 * losses[0]
+    findings, losses = train(model, torch.optim.SGD(model.parameters(), 0.004), feedback(1.3), 150)
+    assert losses[-1] > 20 * losses[0]
     assert "moves away faster" in findings[0].message
-    assert findings[0].step < 200
+    assert findings[0].step <= 150
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
     assert not train(model, torch.optim.SGD(model.parameters(), 0.02), feedback(0.5), 200)[0]

@@ -10,7 +10,7 @@ from tests.rules.training import digits, mlp, train
 
 @pytest.mark.parametrize(
     ("kind", "lr", "step"),
-    [(torch.optim.SGD, 1.0, 40), (torch.optim.SGD, 3.0, 20), (torch.optim.SGD, 10.0, 10), (torch.optim.Adam, 1.0, 10)],
+    [(torch.optim.SGD, 1.0, 60), (torch.optim.SGD, 3.0, 20), (torch.optim.SGD, 10.0, 10), (torch.optim.Adam, 1.0, 10)],
 )
 def test_is_found_and_cured(kind: type[torch.optim.Optimizer], lr: float, step: int) -> None:
     model = mlp()

@@ -41,7 +41,7 @@ def test_quiet_in_a_warm_up_and_after_a_decay() -> None:
     assert not train(rule, model, optimizer, 100, scheduler=warm)[0]
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    decay = torch.optim.lr_scheduler.StepLR(optimizer, 20, 1e-4)
+    decay = torch.optim.lr_scheduler.StepLR(optimizer, 60, 0.1)
     assert not train(rule, model, optimizer, 100, scheduler=decay)[0]
 
 

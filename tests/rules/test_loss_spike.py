@@ -53,12 +53,12 @@ def test_images_that_come_back_in_each_epoch_are_named() -> None:
     torch.set_num_threads(1)
     inputs, targets = digits()
     inputs = inputs.clone()
-    inputs[:8] = 40 * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     monitor = netdoctor.watch(model, reporters=[], rules=[rule], every=2)
     generator = torch.Generator().manual_seed(1)
     for _ in range(4):
+        inputs[:8] = 40 * torch.randn(8, 64, generator=generator)  # decoded wrongly, each time in another way
         for chosen in torch.randperm(len(inputs), generator=generator).split(32):
             loss = F.cross_entropy(model(inputs[chosen]), targets[chosen])
             optimizer.zero_grad()

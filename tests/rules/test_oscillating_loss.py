@@ -66,12 +66,12 @@ def test_small_noisy_batches_are_found_and_cured() -> None:
     noisy = digits(noise=0.4)
     model = mlp()
     findings, before = train(
-        noisy_gradient, model, torch.optim.SGD(model.parameters(), 0.1), 300, noisy, batch=2, judge=25
+        noisy_gradient, model, torch.optim.SGD(model.parameters(), 0.2), 300, noisy, batch=2, judge=25
     )
     assert findings
     assert "2 samples in a batch" in findings[0].message
     model = mlp()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.2)
     next(remedy for remedy in findings[0].remedies if remedy.applicable).apply(model, optimizer)
     findings, after = train(noisy_gradient, model, optimizer, 600, noisy, batch=2, judge=25)
     assert not findings
@@ -102,7 +102,7 @@ def bandit(baseline: bool, episodes: int, rate: float = 0.02) -> tuple[Finding, 
 
 
 def test_rewards_without_a_baseline_are_found() -> None:
-    (found,) = bandit(False, 1)
+    (found,) = bandit(False, 4, 0.01)
     assert "baseline" in found.remedies[0].action
     assert not bandit(True, 64)
 

@@ -56,6 +56,13 @@ PICTURES: dict[str, tuple[str, When]] = {
     "unexpected-initial-loss": ("loss", "run"),
     "unnormalized-target": ("loss", "run"),
     "class-imbalance": ("loss", "run"),
+    "constant-output": ("loss", "run"),
+    "redundant-softmax": ("loss", "run"),
+    "silent-broadcast": ("loss", "run"),
+    "loss-mismatch": ("loss", "run"),
+    "wrong-output-activation": ("loss", "run"),
+    "mixed-samples": ("loss", "run"),
+    "input-not-used": ("gradient_rms", "last"),
     "class-collapse": ("loss", "run"),
 }
 HOMES = {  # the picture of each statistic of the run
