@@ -67,7 +67,9 @@ def untrained(history: History, weight: Parameter) -> bool:
     if weight.name not in table.columns or len(weight.shape) < 2:
         return False
     std = float(table.first[table.columns.index(weight.name)])
-    kind = next((layer.kind for layer in history.facts.layers if layer.name == weight.layer), "")
+    kinds = {layer.name: layer.kind for layer in history.facts.layers}
+    owner, _, leaf = weight.layer.rpartition(".")
+    kind = kinds.get(weight.layer) or ("linear" if leaf == "out_proj" and kinds.get(owner) == "attention" else "")
     fan_in = math.prod(weight.shape[1:])
     wanted = 1 / math.sqrt(3 * fan_in)
     if kind == "recurrent":

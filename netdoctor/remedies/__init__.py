@@ -3,7 +3,7 @@
 from netdoctor.remedies.attention_weights import xavier_attention
 from netdoctor.remedies.batch_norms import remove_biases, replace_batch_norms
 from netdoctor.remedies.clipping import clip_gradients
-from netdoctor.remedies.criterion import smooth_labels, weigh_classes
+from netdoctor.remedies.criterion import average_loss, smooth_labels, weigh_classes
 from netdoctor.remedies.data_scaling import rescale_by_data
 from netdoctor.remedies.dropout import insert_dropout, more_dropout, set_dropout
 from netdoctor.remedies.early_stopping import stop_at
@@ -48,6 +48,7 @@ __all__ = [
     "add_missing_parameters",
     "after_sigmoid",
     "autocast_to_bfloat16",
+    "average_loss",
     "balance_experts",
     "both",
     "bound_weights",
