@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from tests.clinic.cure import Cure
+from tests.clinic.cure import Cure, Tried
 from tests.clinic.table import Table
 
 
@@ -55,12 +55,20 @@ def uncured(cures: Iterable[Cure], verbose: bool = False) -> Iterator[str]:
         elif verbose or (each in judged([each]) and not (each.first_cures and each.pick_cures)):
             pick = each.pick.action if each.pick else "none"
             yield f"{each.run.case} {each.run.seed}: {each.found} at turn {each.turn}, bound {each.bound:g}"
-            yield f"    untouched {each.untouched:.4g}; pick: {pick}"
+            yield f"    untouched {each.untouched.loss:.4g} {_remaining(each.untouched.findings)}; pick: {pick}"
             for tried in each.tried:
-                what = f"refused: {tried.refused}" if tried.refused else f"{tried.loss:.4g} (short {tried.short:.4g})"
+                what = f"refused: {tried.refused}" if tried.refused else _ended(tried)
                 yield f"    {'cures' if tried.cured else '     '} {what}  {tried.action}"
             for action in each.by_hand:
                 yield f"          by hand  {action}"
+
+
+def _ended(tried: Tried) -> str:
+    return f"{tried.loss:.4g} (short {tried.short:.4g} {_remaining(tried.findings)})"
+
+
+def _remaining(findings: tuple[str, ...]) -> str:
+    return f"with {', '.join(findings)}" if findings else "with nothing said"
 
 
 def _share(done: Iterable[bool]) -> str:
