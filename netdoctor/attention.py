@@ -45,7 +45,7 @@ def softmaxes(history: History) -> list[Softmax]:
     for place, name in enumerate(table.columns):
         seen = np.isfinite(table.values[:, place])
         if name in known and seen.any() and all(len(other) == len(table) for other in others):
-            balance, logits = (other.values[seen, other.columns.index(name)].astype(float) for other in others)
+            balance, logits = (other.values[seen, other.place[name]].astype(float) for other in others)
             entropy = table.values[seen, place].astype(float)
             found.append(Softmax(name, bool(np.isfinite(logits[0])), table.steps[seen], entropy, balance, logits))
     return found

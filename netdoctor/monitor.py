@@ -224,7 +224,8 @@ class Monitor:
 
     def _step_ended(self) -> None:
         judging = self._schedule.judging
-        if self.step >= judging.next or not self.step:
+        validated = self._recorder.validated and judging.affords(self._schedule.seconds)  # news, and time went by
+        if self.step >= judging.next or not self.step or validated:
             start = perf_counter()
             self._judge(wait=False)
             judging.done(self.step, perf_counter() - start, self._schedule.step_seconds)

@@ -125,6 +125,11 @@ class Recorder:
             self._fail("the readings", error)
 
     @property
+    def validated(self) -> bool:
+        """Whether a validation pass has ended since the last `flush`."""
+        return self._validation.pending
+
+    @property
     def unseen(self) -> tuple[str, ...]:
         """What cannot be seen of this model, in sentences."""
         scripted, silent = self._activations.scripted, unseen.uncalled(self.history, *self._activations.called)
@@ -472,7 +477,7 @@ class Recorder:
         probe = self._activations
         if probe.nodes or (self._thorough and probe.compiled):
             graph = structure.trace(root, probe.nodes, *probe.transparent)
-            if len(probe.forms) > self._layers_known:  # a branch may be called later
+            if len(probe.forms) > self._layers_known and (graph.inputs or graph.hidden):  # a branch may be called later
                 if graph.hidden or probe.compiled:
                     self._learn_loss(graph.path)
                     self._graph = structure.without_nodes(graph)

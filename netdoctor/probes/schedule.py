@@ -36,6 +36,10 @@ class Pace:
         """Never again."""
         self.next = sys.maxsize
 
+    def affords(self, seconds: float) -> bool:
+        """Whether it may happen once more, out of turn, within its share of so many seconds of training."""
+        return self.every is None and self.spent + max(self._costs, default=0.0) < self.budget * seconds
+
     def done(self, step: int, seconds: float, step_seconds: float) -> None:
         """Note what it cost at ``step`` and plan the next, given the duration of a step without it."""
         self._costs.append(seconds)

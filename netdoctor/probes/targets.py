@@ -61,8 +61,8 @@ class Targets:
         if scale is None:
             return None
         if node is not None and path.kind.startswith("binary"):
-            weighted = node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None
-            summary = None if weighted else self._binary(node._saved_target)
+            summary = self._binary(node._saved_target, getattr(node, "_saved_pos_weight", None))
+            summary = None if node._saved_weight is not None else summary
             return _in_units(summary, scale, node, node._saved_target.numel())
         pair = values(path, outputs or {}) if path.kind in ("mse", "l1", "smooth-l1") else None
         if pair is None:
@@ -95,8 +95,8 @@ class Targets:
             return self._entropy(_counts(target, classes, options.get("ignore_index", -100), options.get("weight")))
         if target.shape != output.shape:
             return None
-        if function.startswith("binary") and options.get("weight") is None and options.get("pos_weight") is None:
-            summary = self._binary(target)
+        if function.startswith("binary") and options.get("weight") is None:
+            summary = self._binary(target, options.get("pos_weight"))
             return None if summary is None else summary[0]
         columns = _columns(target) if function == "mse_loss" else None
         return None if columns is None else self._variance(columns)
@@ -149,18 +149,22 @@ class Targets:
         p = (1 - smoothing) * p + smoothing / len(p)
         return -(p * p.clamp_min(1e-30).log()).sum()
 
-    def _binary(self, target: Tensor) -> _Summary | None:
+    def _binary(self, target: Tensor, positive: Tensor | None = None) -> _Summary | None:
+        """Of targets between 0 and 1, given the weight of those that are 1."""
         columns = _columns(target)
         if columns is None:
             return None
         ones, count = self._accumulate(torch.stack((columns.sum(0), torch.ones_like(columns).sum(0))))
-        p = (ones / count).clamp(1e-7, 1 - 1e-7)
-        entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+        share = ones / count
+        weights = share if positive is None else share * positive.reshape(-1)[: len(share)]
+        total = weights + 1 - share
+        p = (weights / total).clamp(1e-7, 1 - 1e-7)
+        entropy = -(weights * p.log() + (1 - share) * (1 - p).log()).mean()
         self.described = {
             "largest_class_share": torch.maximum(p, 1 - p).max(),
             "smallest_class_share": torch.minimum(p, 1 - p).min(),
         }
-        return entropy, math.log(2)
+        return entropy, math.log(2) if positive is None else math.log(2) * total.mean()
 
     def _compared(self, path: Path, target: Tensor, sharp: Tensor | None = None) -> _Summary | None:
         columns = _columns(target)

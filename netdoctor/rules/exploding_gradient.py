@@ -159,8 +159,8 @@ def _through_time(history: History, echo: float, leverage: float) -> Evidence | 
         name = parameter.name
         if kinds.get(parameter.layer) != "recurrent" or "weight_hh" not in name or name not in gradients.columns:
             continue
-        rms = weights.values[:8, weights.columns.index(name)].astype(float)
-        pulled = gradients.values[:8, gradients.columns.index(name)].astype(float)
+        rms = weights.values[:8, weights.place[name]].astype(float)
+        pulled = gradients.values[:8, gradients.place[name]].astype(float)
         rows = np.minimum(np.searchsorted(steps, gradients.steps[:8]), len(losses) - 1)
         gain = float(rms[0]) * parameter.shape[-1] ** 0.5
         lever = float(np.median(rms * pulled * parameter.size / np.maximum(np.abs(losses[rows]), 1e-30)))

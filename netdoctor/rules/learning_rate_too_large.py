@@ -14,7 +14,7 @@ from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
 from netdoctor.remedies import ADAPTIVE, from_the_start, scale_learning_rate, warm_up
 from netdoctor.rules.base import rule
-from netdoctor.trends import block_means
+from netdoctor.trends import block_means, noise
 
 
 @rule(
@@ -103,10 +103,14 @@ def learning_rate_too_large(
     early = float(np.mean(cosines[:20])) if len(cosines) else 0.0
     window = updates[steps > steps[-1] - max(50, history.step // 5)]
     now = float(np.median(window))
-    if early > growing or (early > growing / 2 and first < large / 10) or peak < large:
+    climbing = float(np.mean(history.series("step_gain")[1] < 0)) > 0.5 or bool(
+        (history.table("leftover_gradient").values > 0).any()
+    )
+    if early > growing or (early > growing / 2 and first < large / 10 and climbing) or peak < large:
         return
     learned = run is not None and run.learned and recent < short * least
     lowest = float(block_means(finite, 16).min())
+    blocks = noise(finite) / max(len(finite) / 16, 1) ** 0.5  # standard error of a sixteenth
     ratio = float(lasting(overshoot(history)[1]).max(initial=0.0))
     elsewhere = history.facts.non_finite.stage in ("input", "target")
     if lost and not elsewhere and (ratio > beyond or worst > bound or first > replaced):
@@ -117,7 +121,7 @@ def learning_rate_too_large(
         what = f"each promised {4 * ratio:.2g} times the loss, more than there is, and the loss is {recent:.4g}"
     elif run is None or run.steps < (soon if ratio > near else patience) or learned or run.falling:
         return
-    elif first >= large and lowest < recent - relapse * least:
+    elif (first >= large or run.stalled) and lowest < recent - max(relapse * least, 4 * blocks):
         what = f"the loss was down to {lowest:.4g} and is {recent:.4g} now"
     elif run.stalled and (first >= 1.5 * large or ratio > near):
         baseline = "at the start" if run.constant is None else "of the best constant prediction"

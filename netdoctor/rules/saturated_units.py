@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -52,7 +53,7 @@ def saturated_units(
     if not hidden:
         return
     table = history.table("saturated_share")
-    places = [table.columns.index(name) for name in hidden if name in table.columns]
+    places = [table.place[name] for name in hidden if name in table.columns]
     rows = table.values[-samples:, places].astype(float)
     if not len(rows) or not np.isfinite(rows).any():
         yield Skipped("no activations measured yet")
@@ -87,7 +88,8 @@ def saturated_units(
     )
 
 
-def _hidden(facts: Facts) -> Iterator[Layer]:
+@of_facts
+def _hidden(facts: Facts) -> list[Layer]:
     """Layers with a bounded nonlinearity whose output reaches another weight layer and nothing but it."""
     layers = {layer.name: layer for layer in facts.layers if layer.called}
     passed: set[str] = set()  # layers whose output reaches a weight layer, in reverse order of execution
@@ -97,9 +99,11 @@ def _hidden(facts: Facts) -> Iterator[Layer]:
     mixed = {  # whose activation module's output is multiplied with or added to another path
         name for layer in layers.values() if layer.kind == "activation" and layer.residual for name in layer.inputs
     }
-    for layer in layers.values():
-        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual and layer.name not in mixed:
-            yield layer
+    return [
+        layer
+        for layer in layers.values()
+        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual and layer.name not in mixed
+    ]
 
 
 def _weight_ratio(history: History, layer: Layer) -> float:
