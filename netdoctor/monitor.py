@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import arguments
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.casebook import Casebook
 from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
@@ -177,6 +178,23 @@ class Monitor:
             self._recorder.observe(name, value)
         if output is not None or target is not None:
             self._recorder.predicted(*arguments.prediction(output, target))
+
+    def keep_best(self, path: str | os.PathLike[str] = "best.pt") -> BestCheckpoint:
+        """Keep the model's ``state_dict`` of the lowest validation loss in a file, from now on.
+
+        A validation pass is over at the next `backward` or at `close`; a loss given to `observe` counts at once. Where
+        the weights changed since the pass, nothing is written. Of several processes the first one writes.
+
+        Returns:
+            What is in the file: ``.step``, ``.loss``, ``.path``.
+
+        Raises:
+            FileNotFoundError: The folder is not there.
+            IsADirectoryError: The path is a folder.
+            ValueError: The parameters are spread over several processes.
+        """
+        self._recorder.best = BestCheckpoint(path, self._recorder.model)
+        return self._recorder.best
 
     def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:
         """Write the run so far as one HTML page that needs no network, and return its path.

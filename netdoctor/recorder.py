@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
 from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes, unseen
@@ -69,7 +70,7 @@ class Recorder:
         layers = describe_layers(modules)
         self.history = History(Facts(type(model).__name__, layers))
         self.step = 0
-        self._model = weakref.ref(model)
+        self.model: Callable[[], nn.Module | None] = weakref.ref(model)
         self._schedule = schedule
         self._step_ended = step_ended
         self._report_failure = fail
@@ -82,6 +83,7 @@ class Recorder:
         self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
         self._validation = ValidationLosses(self._scalars)
+        self.best: BestCheckpoint | None = None
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
         self._layers_known = 0  # called layers when the graph of layers was read last
         self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
@@ -108,6 +110,9 @@ class Recorder:
 
     def close(self) -> None:
         """Remove every hook and let go of the parameters."""
+        if self.best is not None:
+            self.flush()
+            self.best.decide(self._validation.latest)
         losses.unlisten(self)
         optimizers.unlisten(self)
         self._activations.detach()
@@ -156,6 +161,8 @@ class Recorder:
         """Record an explicit value for the present step."""
         if statistic == "val_loss":
             self._validation.observed(self.step, value)
+            if self.best is not None:
+                self.best.observed(self.step, value)
         else:
             self._losses.observed(self.step, statistic, value)
 
@@ -177,6 +184,8 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
+            if self.best is not None:
+                self.best.decide(self._validation.latest)
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -209,7 +218,7 @@ class Recorder:
     @uncompiled
     def evaluated(self, batch: losses.Evaluated) -> None:
         try:
-            model, probe = self._model(), self._activations
+            model, probe = self.model(), self._activations
             if model is None or self._elsewhere():
                 return
             counted = probe.keep_counting()
@@ -217,6 +226,8 @@ class Recorder:
                 return  # only the passes tell a validation without eval() from a training pass
             opens = self._validation.opens(self.step)
             self._validation.add(self.step, batch)
+            if self.best is not None:
+                self.best.evaluated(opens)
             if opens:
                 self._look_at_validation()
             probe.given = None
@@ -369,7 +380,7 @@ class Recorder:
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
         self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named))
         if self._thorough:
-            for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
+            for name, count in entries.reached(self.model(), self.history.facts, holding.names).items():
                 self._scalars.keep(self.step, "gradient_nonzero", count, name)
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
@@ -377,7 +388,7 @@ class Recorder:
 
     def _note_mode(self) -> None:
         """The model's mode and its input in a sampled step."""
-        model = self._model()
+        model = self.model()
         if model is not None:
             self._scalars.keep(self.step, "model_evaluation_mode", float(not model.training))
         if self._input is not None:
@@ -392,16 +403,16 @@ class Recorder:
 
     def _look_up(self) -> None:
         """See whether other parameters have come in place of those that were known: sharded ones, adapters."""
-        model = self._model()
+        model = self.model()
         found = {} if model is None else describe_parameters(model)
         if found and {name: id(tensor) for name, (tensor, _) in found.items()} != self._ids:
             self.flush()
             self._take_in(found)
 
     def _take_in(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
-        self._parameters = ParameterProbe(parameters)
+        self._parameters: ParameterProbe = ParameterProbe(parameters)
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
-        self._names = {identity: name for name, identity in self._ids.items()}
+        self._names: dict[int, str] = {identity: name for name, identity in self._ids.items()}
         self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
         self._readings.replace_parameters(self._parameters.facts)
         self.history.facts = self.history.facts.with_changes(parameters=self._parameters.facts)
