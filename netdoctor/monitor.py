@@ -100,6 +100,7 @@ class Monitor:
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
         self._effects: dict[str, str] = {}  # that remedies had when they were tried, by action
+        self._model = weakref.ref(model)
         reference = weakref.ref(self)
         self._finalizer = weakref.finalize(model, _close, reference)
         self._finalizer.atexit = False
@@ -193,7 +194,7 @@ class Monitor:
             IsADirectoryError: The path is a folder.
             ValueError: The parameters are spread over several processes.
         """
-        self._recorder.best = BestCheckpoint(path, self._recorder.model)
+        self._recorder.best = BestCheckpoint(path, self._model)
         return self._recorder.best
 
     def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:

@@ -70,12 +70,14 @@ class Recorder:
         layers = describe_layers(modules)
         self.history = History(Facts(type(model).__name__, layers))
         self.step = 0
-        self.model: Callable[[], nn.Module | None] = weakref.ref(model)
+        self._model = weakref.ref(model)
         self._schedule = schedule
         self._step_ended = step_ended
         self._report_failure = fail
         self._activations = ActivationProbe(modules, layers, self._fail)
         self._readings = Readings([layer.name for layer in layers], ())
+        self._parameters: ParameterProbe
+        self._names: dict[int, str]
         self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
         self._scalars = Scalars()
@@ -218,7 +220,7 @@ class Recorder:
     @uncompiled
     def evaluated(self, batch: losses.Evaluated) -> None:
         try:
-            model, probe = self.model(), self._activations
+            model, probe = self._model(), self._activations
             if model is None or self._elsewhere():
                 return
             counted = probe.keep_counting()
@@ -380,7 +382,7 @@ class Recorder:
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
         self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named))
         if self._thorough:
-            for name, count in entries.reached(self.model(), self.history.facts, holding.names).items():
+            for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
                 self._scalars.keep(self.step, "gradient_nonzero", count, name)
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
@@ -388,7 +390,7 @@ class Recorder:
 
     def _note_mode(self) -> None:
         """The model's mode and its input in a sampled step."""
-        model = self.model()
+        model = self._model()
         if model is not None:
             self._scalars.keep(self.step, "model_evaluation_mode", float(not model.training))
         if self._input is not None:
@@ -403,16 +405,16 @@ class Recorder:
 
     def _look_up(self) -> None:
         """See whether other parameters have come in place of those that were known: sharded ones, adapters."""
-        model = self.model()
+        model = self._model()
         found = {} if model is None else describe_parameters(model)
         if found and {name: id(tensor) for name, (tensor, _) in found.items()} != self._ids:
             self.flush()
             self._take_in(found)
 
     def _take_in(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
-        self._parameters: ParameterProbe = ParameterProbe(parameters)
+        self._parameters = ParameterProbe(parameters)
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
-        self._names: dict[int, str] = {identity: name for name, identity in self._ids.items()}
+        self._names = {identity: name for name, identity in self._ids.items()}
         self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})
         self._readings.replace_parameters(self._parameters.facts)
         self.history.facts = self.history.facts.with_changes(parameters=self._parameters.facts)
