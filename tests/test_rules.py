@@ -22,7 +22,8 @@ from netdoctor.statistics import STATISTICS
 PACKAGE = Path(netdoctor.__file__).parent
 HEADINGS = ("## What it looks at", "## Why it matters", "## When it is wrong", "## References")
 WITH_TORCH = {"arguments", "batches", "best_checkpoint", "copies", "demo", "discovery", "examination", "lr_finder",
-              "monitor", "recorder", "session", "statistics", "stretches", "structure", "trials"}  # fmt: skip
+              "monitor", "recorder", "recording", "rehearsal", "session", "statistics", "stretches", "structure",
+              "trials"}  # fmt: skip
 DEPENDENCIES = {"netdoctor", "torch", "numpy", "scipy", "rich"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EACH_RULE = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.slug)
