@@ -59,12 +59,12 @@ def not_learning(
         return
     known = run.constant is not None
     sequence = any(layer.kind in ("recurrent", "attention") for layer in history.facts.layers)
-    possible = run.gain + 2 * run.error / (abs(run.reference) or 1.0)  # what it may have gained behind the noise
-    surely = known and not sequence and possible < ruled_out
+    noise = run.error / (abs(run.reference) or 1.0)
+    surely = known and not sequence and run.gain + 2 * noise < ruled_out
     if not surely and run.steps < patience:
         yield Skipped(f"fewer than {patience} steps")
         return
-    if known and possible > LEARNED:
+    if known and run.gain + noise > LEARNED:  # it may have gained that much behind the noise
         yield Skipped("the loss is too noisy to tell")
         return
     if not known and run.steps < patience_start:
