@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import arguments, resuming
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.casebook import Casebook
 from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
@@ -101,6 +102,7 @@ class Monitor:
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
         self._effects: dict[str, str] = {}  # that remedies had when they were tried, by action
+        self._model = weakref.ref(model)
         reference = weakref.ref(self)
         self._finalizer = weakref.finalize(model, _close, reference)
         self._finalizer.atexit = False
@@ -201,6 +203,23 @@ class Monitor:
         history, step = resuming.history_of(state, self._recorder.history)
         self._casebook = Casebook.from_list(history.context.get("cases", []))
         self._recorder.resume(history, step)
+
+    def keep_best(self, path: str | os.PathLike[str] = "best.pt") -> BestCheckpoint:
+        """Keep the model's ``state_dict`` of the lowest validation loss in a file, from now on.
+
+        A validation pass is over at the next `backward` or at `close`; a loss given to `observe` counts at once. Where
+        the weights changed since the pass, nothing is written. Of several processes the first one writes.
+
+        Returns:
+            What is in the file: ``.step``, ``.loss``, ``.path``.
+
+        Raises:
+            FileNotFoundError: The folder is not there.
+            IsADirectoryError: The path is a folder.
+            ValueError: The parameters are spread over several processes.
+        """
+        self._recorder.best = BestCheckpoint(path, self._model)
+        return self._recorder.best
 
     def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:
         """Write the run so far as one HTML page that needs no network, and return its path.

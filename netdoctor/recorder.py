@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
 from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes, unseen
@@ -79,12 +80,15 @@ class Recorder:
         self._readings = Readings([layer.name for layer in layers], ())
         self._scalars = Scalars()
         self._together = Together(self._scalars)
+        self._parameters: ParameterProbe
+        self._names: dict[int, str]
         self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
         self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
         self._validation = ValidationLosses(self._scalars)
+        self.best: BestCheckpoint | None = None
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
         self._layers_known = 0  # called layers when the graph of layers was read last
         self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
@@ -120,6 +124,9 @@ class Recorder:
 
     def close(self) -> None:
         """Remove every hook and let go of the parameters."""
+        if self.best is not None:
+            self.flush()
+            self.best.decide(self._validation.latest)
         losses.unlisten(self)
         optimizers.unlisten(self)
         self._together.leave()
@@ -171,6 +178,8 @@ class Recorder:
         """Record an explicit value for the present step."""
         if statistic == "val_loss":
             self._validation.observed(self.step, value)
+            if self.best is not None:
+                self.best.observed(self.step, value)
         else:
             self._losses.observed(self.step, statistic, value)
 
@@ -192,6 +201,8 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
+            if self.best is not None:
+                self.best.decide(self._validation.latest)
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -232,6 +243,8 @@ class Recorder:
                 return  # only the passes tell a validation without eval() from a training pass
             opens = self._validation.opens(self.step)
             self._validation.add(self.step, batch)
+            if self.best is not None:
+                self.best.evaluated(opens)
             if opens:
                 self._look_at_validation()
             probe.given = None
