@@ -14,7 +14,7 @@ from netdoctor.facts import Parameter
 from netdoctor.probes.blocks import Block
 from netdoctor.probes.reductions import double_of, reduce_parameters
 from netdoctor.probes.sampling import Samples, plain
-from netdoctor.probes.sharding import block_of
+from netdoctor.probes.sharding import block_of, part_of
 from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import Mask
 
@@ -222,9 +222,10 @@ class ParameterProbe:
         for slot, tensor in enumerate(tensors, first):
             local = None if tensor is None else plain(tensor)
             block = self.blocks[slot - first]
-            if local is None or tensor is None or (block is not None and block_of(tensor) is None):
-                continue  # sums that are not added up yet
-            pair = self._samples.pair(slot, local, 0, block)
+            if block is not None and local is not None and tensor is not None:
+                own = plain(self.tensors[slot - first])
+                local = None if own is None else part_of(tensor, local, block, own)
+            pair = None if local is None else self._samples.pair(slot, local, 0, block)
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])
