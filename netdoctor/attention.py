@@ -13,7 +13,7 @@ from netdoctor.findings import Remedy
 from netdoctor.history import History
 
 Array = NDArray[np.float64]
-USUAL = 1.0  # largest logit that torch's default weights make; measured at the start of healthy models: 0.9 to 2
+USUAL = 0.3  # largest logit to begin with; torch's weights make 0.9 to 2 with a divisor, without one logits grow faster
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def softmaxes(history: History) -> list[Softmax]:
     for place, name in enumerate(table.columns):
         seen = np.isfinite(table.values[:, place])
         if name in known and seen.any() and all(len(other) == len(table) for other in others):
-            balance, logits = (other.values[seen, other.columns.index(name)].astype(float) for other in others)
+            balance, logits = (other.values[seen, other.place[name]].astype(float) for other in others)
             entropy = table.values[seen, place].astype(float)
             found.append(Softmax(name, bool(np.isfinite(logits[0])), table.steps[seen], entropy, balance, logits))
     return found

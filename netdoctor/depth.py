@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from netdoctor.derived import derived
 from netdoctor.facts import WEIGHTED
 from netdoctor.history import History
 
@@ -42,6 +43,7 @@ class Profile:
         return _over(self.outputs, _late(self.outputs))
 
 
+@derived
 def profile(history: History, *, last: int = 8, fewest: int = 3) -> Profile | None:
     """Gradients over the depth in the ``last`` samples; None with fewer than ``fewest`` samples or 3 weight layers.
 

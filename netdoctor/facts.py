@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 WEIGHTED = ("linear", "conv", "recurrent", "attention")  # kinds whose weights mix units
@@ -195,14 +196,19 @@ class Facts:
 
     def layer(self, name: str) -> Layer:
         """The layer of that dotted name; KeyError where there is none."""
-        for layer in self.layers:
-            if layer.name == name:
-                return layer
-        raise KeyError(name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in reversed(self.layers)}
 
     def weight(self, layer: str) -> Parameter | None:
         """The first parameter of role weight that a layer owns."""
-        return next((p for p in self.parameters if p.layer == layer and p.role == "weight"), None)
+        return self._weights.get(layer)
+
+    @cached_property
+    def _weights(self) -> dict[str, Parameter]:
+        return {p.layer: p for p in reversed(self.parameters) if p.role == "weight"}
 
     def with_changes(self, **changes: Any) -> Facts:
         """A copy with some attributes replaced."""

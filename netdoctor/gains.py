@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from netdoctor.derived import derived
 from netdoctor.facts import Facts
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -28,6 +30,7 @@ def momentum(facts: Facts) -> float:
     return float(np.median([group.momentum for group in facts.groups])) if facts.groups else 0.0
 
 
+@derived
 def reference(history: History) -> float:
     """What there is to lose: the loss of the best constant prediction, else the first loss; its magnitude.
 
@@ -37,6 +40,7 @@ def reference(history: History) -> float:
     return abs(float(np.nanmedian(constants))) if len(constants) else abs(history.first("loss").get("", 0.0))
 
 
+@derived
 def overshoot(history: History) -> tuple[NDArray[np.int64], Floats]:
     """Sampled steps, and what each promises over what a stable step promises at most: above 1 it lands higher.
 
@@ -59,7 +63,9 @@ def overshoot(history: History) -> tuple[NDArray[np.int64], Floats]:
 
 def lasting(ratios: Floats, width: int = 5) -> Floats:
     """The median of each reading and up to ``width`` − 1 before it, from the third one on."""
-    return np.array([np.median(ratios[max(0, i - width + 1) : i + 1]) for i in range(2, len(ratios))])
+    starting = [np.median(ratios[: i + 1]) for i in range(2, min(width - 1, len(ratios)))]
+    full = np.median(sliding_window_view(ratios, width), axis=1) if len(ratios) >= width else ratios[:0]
+    return np.concatenate((np.asarray(starting, np.float64), full))
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class Plateau:
     rate: float
 
 
+@derived
 def plateau(history: History, tails: tuple[float, ...], shortest: int, least: float) -> Plateau | None:
     """The longest stretch up to now without trend at a constant learning rate; None where there is none.
 

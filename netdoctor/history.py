@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ class Table:
 
     def __init__(self, columns: Sequence[str] = (), averaged: bool = False) -> None:
         self.columns: tuple[str, ...] = ()
+        self.place: dict[str, int] = {}  # of each column
         self.points = POINTS
         self.averaged = averaged
         self.stride = 1
@@ -113,7 +115,7 @@ class Table:
         if columns != self.columns:
             if len(set(columns)) < len(columns):
                 raise ValueError(f"columns must differ, got {columns}")
-            index = {name: i for i, name in enumerate(self.columns)}
+            index = self.place
             fresh = tuple(name for name in columns if name not in index)
             if fresh:
                 index |= {name: i for i, name in enumerate(fresh, len(index))}
@@ -238,6 +240,7 @@ class Table:
         state[[_SUM, _COUNT]] = 0
         state[:, : len(self.columns)] = self._state
         self.columns, self._state, self._complete = columns, state, False
+        self.place = {name: place for place, name in enumerate(columns)}
         self._resize(len(self._steps))
 
 
@@ -253,6 +256,16 @@ class History:
         self.facts = facts if facts is not None else Facts()
         self.context: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
+        self._derived: dict[Any, Any] = {}
+        self._derived_of = self.facts
+
+    @property
+    def derived(self) -> dict[Any, Any]:
+        """What `netdoctor.derived` remembers of it as it is now."""
+        if self._derived_of is not self.facts:
+            self._derived.clear()
+            self._derived_of = self.facts
+        return self._derived
 
     def __repr__(self) -> str:
         return f"History(step={self.step}, statistics={self.statistics})"
@@ -291,7 +304,10 @@ class History:
     @property
     def step(self) -> int:
         """The latest recorded step, 0 before the first."""
-        return max((int(table.steps[-1]) for table in self._tables.values() if len(table)), default=0)
+        known = self.derived
+        if "step" not in known:
+            known["step"] = max((int(table.steps[-1]) for table in self._tables.values() if len(table)), default=0)
+        return int(known["step"])
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -316,36 +332,54 @@ class History:
         self, steps: Sequence[int], statistic: str, values: ArrayLike, columns: Sequence[str] = ("",)
     ) -> None:
         """`record` for several steps at once: values are [steps, columns]."""
-        table = self.table(statistic)
+        table = self._tables[statistic] if statistic in self._tables else Table(averaged=statistic in AVERAGED)
         try:
             table.extend(steps, values, columns)
         except ValueError as error:
             raise ValueError(f"{statistic}: {error}") from None
         self._tables[statistic] = table
+        self._derived.clear()
 
     def table(self, statistic: str) -> Table:
         """The series of all columns of a statistic; an empty table where it was never recorded."""
         table = self._tables.get(statistic)
-        return Table(averaged=statistic in AVERAGED) if table is None else table
+        return self._empty(statistic) if table is None else table
 
     def series(self, statistic: str, column: str = "") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Steps and readings of one column, finite ones only; empty where there are none."""
-        table = self.table(statistic)
-        if column not in table.columns:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        readings = table.values[:, table.columns.index(column)]
-        finite = np.isfinite(readings)
-        return table.steps[finite], readings[finite]
+        known = self.derived
+        if (statistic, column) not in known:
+            table = self.table(statistic)
+            place = table.place.get(column)
+            readings = table.values[:, place] if place is not None else np.zeros(0, np.float32)
+            finite = np.isfinite(readings)
+            steps = table.steps if place is not None else np.zeros(0, np.int64)
+            known[statistic, column] = _read_only(steps[finite]), _read_only(readings[finite])
+        found: tuple[NDArray[np.int64], NDArray[np.float32]] = known[statistic, column]
+        return found
+
+    def _empty(self, statistic: str) -> Table:
+        known = self.derived
+        if (statistic,) not in known:
+            known[statistic,] = Table(averaged=statistic in AVERAGED)
+        empty: Table = known[statistic,]
+        return empty
 
     def latest(self, statistic: str) -> dict[str, float]:
         """The last row, by column, finite readings only: a column not seen in that step is left out."""
-        table = self.table(statistic)
-        return _finite(table.columns, table.values[-1]) if len(table) else {}
+        known = self.derived
+        if (statistic, -1) not in known:
+            table = self.table(statistic)
+            known[statistic, -1] = _finite(table.columns, table.values[-1]) if len(table) else {}
+        return dict(known[statistic, -1])
 
     def first(self, statistic: str) -> dict[str, float]:
         """The first finite reading of each column, as it was recorded, whatever was thinned since."""
-        table = self.table(statistic)
-        return _finite(table.columns, table.first)
+        known = self.derived
+        if (statistic, 0) not in known:
+            table = self.table(statistic)
+            known[statistic, 0] = _finite(table.columns, table.first)
+        return dict(known[statistic, 0])
 
     def window(self, statistic: str, last: int) -> NDArray[np.float32]:
         """The last rows, at most ``last``: [rows, columns], NaN and Inf included."""
@@ -372,9 +406,8 @@ class History:
             columns["value"].append(table.values[row, column])
         return pandas.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the history to exactly ``path``, whole or not at all: an older file stays until the new one is safe."""
-        path = Path(path)
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -394,10 +427,17 @@ class History:
         arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header, default=_plain).encode(), np.uint8)}
         for i, table in enumerate(self._tables.values()):
             arrays |= {f"{i}.steps": table.steps, f"{i}.values": table.values, f"{i}.state": table._state}
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the history to exactly ``path``, whole or not at all: an older file stays until the new one is safe."""
+        path = Path(path)
         beside = path.with_name(path.name + ".tmp")
         try:
             with open(beside, "wb") as file:
-                np.savez_compressed(file, **arrays)
+                file.write(self.to_bytes())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -414,15 +454,24 @@ class History:
             OSError: The file cannot be opened.
         """
         with open(path, "rb") as file:
-            try:
-                return cls._read(file, os.fspath(path))
-            except HistoryError:
-                raise
-            except Exception as error:  # numpy, zipfile, zlib and json raise a dozen kinds on damaged bytes
-                raise HistoryError(f"{os.fspath(path)} is damaged or no netdoctor history: {error}") from error
+            return cls.from_bytes(file.read(), os.fspath(path))
 
     @classmethod
-    def _read(cls, file: io.BufferedReader, path: str) -> History:
+    def from_bytes(cls, data: bytes, source: str = "the state") -> History:
+        """The inverse of `to_bytes`; errors speak of ``source``.
+
+        Raises:
+            HistoryError: They are damaged, no history, or of a newer netdoctor.
+        """
+        try:
+            return cls._read(io.BytesIO(data), source)
+        except HistoryError:
+            raise
+        except Exception as error:  # numpy, zipfile, zlib and json raise a dozen kinds on damaged bytes
+            raise HistoryError(f"{source} is damaged or no netdoctor history: {error}") from error
+
+    @classmethod
+    def _read(cls, file: io.BytesIO, path: str) -> History:
         with zipfile.ZipFile(file) as archive:
 
             def member(name: str) -> NDArray[Any]:
@@ -477,7 +526,7 @@ def _plain(value: Any) -> Any:
 
 
 def _finite(columns: Sequence[str], values: NDArray[Any]) -> dict[str, float]:
-    return {name: value for name, value in zip(columns, values.tolist(), strict=True) if np.isfinite(value)}
+    return {name: value for name, value in zip(columns, values.tolist(), strict=True) if isfinite(value)}
 
 
 def _read_only(array: NDArray[_T]) -> NDArray[_T]:

@@ -96,13 +96,13 @@ def cleared(history: History, samples: int) -> Evidence | None:
     """Gradients that arrive and are gone when the optimizer steps."""
     statistics = ("gradient_rms", "clipped_gradient_rms", "gradient_missing", "update_rms")
     tables = [history.table(name) for name in statistics]
-    held = [p.name for p in history.facts.parameters if p.group is not None and p.trainable]
-    held = [name for name in held if all(name in table.columns for table in tables)]
-    if not held or min(map(len, tables)) < samples:
+    if min(map(len, tables)) < samples or not (tables[-1].values[-1] == 0).any():
         return None
-    arrived, used, missing, update = (
-        table.values[-samples:, [table.columns.index(name) for name in held]] for table in tables
-    )
+    held = [p.name for p in history.facts.parameters if p.group is not None and p.trainable]
+    held = [name for name in held if all(name in table.place for table in tables)]
+    if not held:
+        return None
+    arrived, used, missing, update = (table.values[-samples:, [table.place[name] for name in held]] for table in tables)
     gone = ((missing == 1) | (used == 0)).all() and (update == 0).all()
     if not gone or not (arrived > 0).any(1).all():
         return None
@@ -130,7 +130,7 @@ def rounded_away(history: History, samples: int, resolution: float, most: float)
     update, rates = history.table("update_rms"), history.table("learning_rate")
     facts = history.facts
     held = {p.name: p for p in facts.parameters if p.role == "weight" and p.group is not None}
-    if len(update) < samples or not held or not len(rates):
+    if len(update) < samples or not held or not len(rates) or not (update.values[-1] == 0).any():
         return
     gradients, weights = history.latest("clipped_gradient_rms"), history.latest("weight_rms")
     still, judged = [], 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from netdoctor.derived import derived
 from netdoctor.history import History
 from netdoctor.trends import is_falling, noise
 
@@ -23,7 +23,6 @@ MOVED = 3.0  # times that constant's loss: where targets move, as a target netwo
 JUMP = 1.5  # times the first loss: where the mean of the first three exceeds it, the steps threw the model away
 
 Floats = NDArray[np.float32]
-_last: tuple[weakref.ref[History], tuple[object, ...], Progress | None] | None = None  # the latest answer
 
 
 @dataclass(frozen=True)
@@ -73,24 +72,17 @@ class Progress:
         return not self.learned and not self.falling
 
 
+@derived
 def progress(history: History) -> Progress | None:
     """The training's progress, None where the loss does not tell of it.
 
     That is: fewer than 10 losses, optimizers that minimise different losses (a GAN), or a loss that goes to and fro
     around zero with no constant prediction to hold it against (a policy gradient's surrogate).
     """
-    global _last
     losses = history.series("loss")[1]
     if len(losses) < FEWEST or history.facts.several_losses:
         return None
     constants = history.series("constant_loss")[1]
-    key = (history.step, len(losses), float(losses[-1]), float(constants[-1]) if len(constants) else None)
-    if _last is None or _last[0]() is not history or _last[1] != key:  # every rule asks of the same history
-        _last = weakref.ref(history), key, _progress(history, losses, constants)
-    return _last[2]
-
-
-def _progress(history: History, losses: Floats, constants: Floats) -> Progress | None:
     constant = float(constants[-1]) if len(constants) else None
     if constant is not None and len(constants) > EARLY[1]:
         constant = None if constant > MOVED * float(np.median(constants[slice(*EARLY)])) > 0 else constant
@@ -125,19 +117,22 @@ def _surrogate(losses: Floats) -> bool:
     return 0.1 < float(np.mean(losses > 0)) < 0.9
 
 
+@derived
 def loss_noise(history: History) -> float:
     """Standard deviation of the loss from step to step, without its trend."""
     return noise(history.series("loss")[1])
 
 
+@derived
 def chosen_weights(history: History) -> NDArray[np.int64]:
     """Columns of the table ``weight_rms`` that are trainable weights which began above zero."""
     table, kinds = history.table("weight_rms"), {p.name: p for p in history.facts.parameters}
+    first = table.first
     return np.array(
         [
             place
             for place, name in enumerate(table.columns)
-            if name in kinds and kinds[name].role == "weight" and kinds[name].trainable and table.first[place] > 0
+            if name in kinds and kinds[name].role == "weight" and kinds[name].trainable and first[place] > 0
         ],
         np.int64,
     )
@@ -155,6 +150,7 @@ def weight_growth(history: History) -> tuple[list[str], Floats] | None:
     return [table.columns[place] for place in chosen[seen]], ratios[seen]
 
 
+@derived
 def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats, Floats]:
     """Sampled steps, and in each the norm of the update over that of the weight: median and largest over the weights.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
 from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes, unseen
@@ -79,12 +80,15 @@ class Recorder:
         self._readings = Readings([layer.name for layer in layers], ())
         self._scalars = Scalars()
         self._together = Together(self._scalars)
+        self._parameters: ParameterProbe
+        self._names: dict[int, str]
         self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
         self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
         self._validation = ValidationLosses(self._scalars)
+        self.best: BestCheckpoint | None = None
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
         self._layers_known = 0  # called layers when the graph of layers was read last
         self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
@@ -110,8 +114,19 @@ class Recorder:
         losses.listen(self)
         optimizers.listen(self)
 
+    def resume(self, history: History, step: int) -> None:
+        """Go on with the history of a run that has made ``step`` steps."""
+        self.history, self.step, self._ticked = history, step, step
+        self._holdings.start_after(step)
+        self._schedule.sampling.start_after(step)
+        self._schedule.judging.start_after(step)
+        self._plan()
+
     def close(self) -> None:
         """Remove every hook and let go of the parameters."""
+        if self.best is not None:
+            self.flush()
+            self.best.decide(self._validation.latest)
         losses.unlisten(self)
         optimizers.unlisten(self)
         self._together.leave()
@@ -130,6 +145,11 @@ class Recorder:
             self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
             self._fail("the readings", error)
+
+    @property
+    def validated(self) -> bool:
+        """Whether a validation pass has ended since the last `flush`."""
+        return self._validation.pending
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -158,6 +178,8 @@ class Recorder:
         """Record an explicit value for the present step."""
         if statistic == "val_loss":
             self._validation.observed(self.step, value)
+            if self.best is not None:
+                self.best.observed(self.step, value)
         else:
             self._losses.observed(self.step, statistic, value)
 
@@ -179,6 +201,8 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
+            if self.best is not None:
+                self.best.decide(self._validation.latest)
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -219,6 +243,8 @@ class Recorder:
                 return  # only the passes tell a validation without eval() from a training pass
             opens = self._validation.opens(self.step)
             self._validation.add(self.step, batch)
+            if self.best is not None:
+                self.best.evaluated(opens)
             if opens:
                 self._look_at_validation()
             probe.given = None
@@ -299,7 +325,7 @@ class Recorder:
 
     def _enter(self, holding: optimizers.Holding) -> None:
         """An optimizer's step begins, or is left out."""
-        self._losses.before_step()
+        self._losses.before_step(bool(holding.names))
         if self._stray is not None:
             self._stray = self._stray.stepped(bool(holding.names))
             if self._stray is None and self.history.facts.unstepped:
@@ -496,7 +522,7 @@ class Recorder:
         probe = self._activations
         if probe.nodes or (self._thorough and probe.compiled):
             graph = structure.trace(root, probe.nodes, *probe.transparent)
-            if len(probe.forms) > self._layers_known:  # a branch may be called later
+            if len(probe.forms) > self._layers_known and (graph.inputs or graph.hidden):  # a branch may be called later
                 if graph.hidden or probe.compiled:
                     self._learn_loss(graph.path)
                     self._graph = structure.without_nodes(graph)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from netdoctor import remedies
+from netdoctor.derived import derived, of_facts
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.history import History
 
@@ -22,12 +23,12 @@ class Stack:
     stds: tuple[float, ...]
     total: float
 
-    @property
+    @cached_property
     def ideal(self) -> list[float]:
         """Weight std of each layer over the one that keeps the variance."""
         return [std / remedies.ideal_std(layer) for layer, std in zip(self.layers, self.stds, strict=True)]
 
-    @property
+    @cached_property
     def least(self) -> list[float]:
         """Weight std of each layer over the smallest that keeps a small signal."""
         gains = [remedies.gain(layer.nonlinearity) if layer.nonlinearity in SLOPE_ONE else 1.0 for layer in self.layers]
@@ -69,7 +70,8 @@ class Stack:
         return text
 
 
-def stacks(history: History) -> Iterator[Stack]:
+@derived
+def stacks(history: History) -> list[Stack]:
     """The longest stacks of trainable weight layers in which each takes only what the one before gives."""
     facts = history.facts
     weights = {p.layer: p for p in facts.parameters if p.role == "weight" and p.trainable and p.name.endswith("weight")}
@@ -83,11 +85,14 @@ def stacks(history: History) -> Iterator[Stack]:
         found[layer.name] = (*found.get(before, ()), layer)
         inner.add(before)
     stds, signals = history.first("weight_std"), signals_in(history)
+    chains: list[Stack] = []
     for last, stack in found.items():
         start, end = signals.get(stack[0].name, 0.0), signals.get(last, math.nan)
         if last not in inner and len(stack) > 1 and start > 0 and end >= 0:
             held = tuple(weights[layer.name] for layer in stack)
-            yield Stack(stack, held, tuple(stds.get(weight.name, 0.0) for weight in held), end / start)
+            deviations = tuple(stds.get(weight.name, 0.0) for weight in held)
+            chains.append(Stack(stack, held, deviations, end / start))
+    return chains
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def stream(history: History, fewest: int = 2) -> Stream | None:
     return Stream(start, layers, ends, taken / given)
 
 
+@of_facts
 def stacked(facts: Facts) -> tuple[Layer, ...]:
     """The trainable linear and convolutional layers, in the order of execution."""
     trained = {p.layer for p in facts.parameters if p.role == "weight" and p.trainable}

@@ -56,7 +56,7 @@ def stale_norms(history: History, stale: float) -> Cause | None:
     for layer in history.facts.layers:
         if layer.name not in means or layer.name in off or any(layer.name not in t.columns for t in tables):
             continue
-        mean, std = (float(np.median(t.values[-5:, t.columns.index(layer.name)])) for t in tables)
+        mean, std = (float(np.median(t.values[-5:, t.place[layer.name]])) for t in tables)
         held = stds[layer.name]
         if std > 0 and held > 0:
             distance, factor = abs(means[layer.name] - mean) / std, max(held / std, std / held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from netdoctor.derived import of_facts
 from netdoctor.facts import Facts, Layer, Parameter
 from netdoctor.history import History
 
@@ -23,6 +24,7 @@ def switched_off(history: History) -> set[str]:
     return {name for name, value in zip(table.columns, last, strict=False) if value == 1}
 
 
+@of_facts
 def consumers(facts: Facts) -> dict[str, list[Layer]]:
     """Layers that each layer's output reaches with no other layer between."""
     found: dict[str, list[Layer]] = {}
@@ -66,8 +68,9 @@ def untrained(history: History, weight: Parameter) -> bool:
     table = history.table("weight_std")
     if weight.name not in table.columns or len(weight.shape) < 2:
         return False
-    std = float(table.first[table.columns.index(weight.name)])
-    kind = next((layer.kind for layer in history.facts.layers if layer.name == weight.layer), "")
+    std = float(table.first[table.place[weight.name]])
+    owners = (weight.layer, weight.layer.rpartition(".")[0])  # attention owns the layer that it ends in
+    kind = next((layer.kind for layer in history.facts.layers if layer.name in owners), "")
     fan_in = math.prod(weight.shape[1:])
     wanted = 1 / math.sqrt(3 * fan_in)
     if kind == "recurrent":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from netdoctor import History, watch
@@ -50,6 +52,7 @@ def test_classes(way: str) -> None:
     assert once(history, "accuracy") == pytest.approx((predicted == CLASSES).float().mean().item())
     counts = predicted.bincount(minlength=5)
     assert once(history, "largest_predicted_share") == pytest.approx(counts.max().item() / 24)
+    assert once(history, "batch_class_share") == pytest.approx(CLASSES.bincount().max().item() / 24)
 
 
 def test_ignored_targets_are_no_targets() -> None:
@@ -79,6 +82,7 @@ def test_several_labels(logits: bool) -> None:
     shares = positive.mean(0)
     assert once(history, "largest_predicted_share") == pytest.approx(torch.maximum(shares, 1 - shares).mean().item())
     rates = BINARY.mean(0)
+    assert once(history, "batch_class_share") == pytest.approx(torch.maximum(rates, 1 - rates).mean().item())
     assert once(history, "largest_class_share") == pytest.approx(max(rates.max(), 1 - rates.min()).item())
     assert once(history, "smallest_class_share") == pytest.approx(min(rates.min(), 1 - rates.max()).item())
     assert once(history, "uninformed_loss") == pytest.approx(torch.tensor(2.0).log().item())
@@ -105,3 +109,18 @@ def test_classes_compared_as_values() -> None:
 def test_nothing_is_said_where_the_loss_does_not_show_it() -> None:
     history, _ = history_of(lambda o: o.square().mean() + o.abs().amax())
     assert not {"accuracy", "target_low", "largest_class_share", "uninformed_loss"} & set(history.statistics)
+
+
+def test_the_weight_of_ones_counts_in_the_best_constant() -> None:
+    weight = torch.linspace(0.5, 4.0, BINARY.shape[1])
+    history, _ = history_of(lambda o: F.binary_cross_entropy_with_logits(o, BINARY, pos_weight=weight))
+
+    def loss(column: int, logit: float) -> float:
+        given = torch.full((len(BINARY),), logit)
+        each = F.binary_cross_entropy_with_logits(given, BINARY[:, column], pos_weight=weight[column])
+        return float(each)
+
+    columns = range(BINARY.shape[1])
+    best = [minimize_scalar(functools.partial(loss, column)).fun for column in columns]
+    assert once(history, "constant_loss") == pytest.approx(sum(best) / len(best), rel=1e-4)
+    assert once(history, "uninformed_loss") == pytest.approx(sum(loss(c, 0.0) for c in columns) / len(columns))

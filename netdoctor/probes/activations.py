@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from threading import get_ident
@@ -28,7 +29,7 @@ from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
 from netdoctor.probes.sharding import Span, Split, along, block_of, input_block, pending
 from netdoctor.probes.thorough import ThoroughSample
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Form, Graph, Node
@@ -36,7 +37,7 @@ from netdoctor.structure import Form, Graph, Node
 BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
 LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
-PASSES = 4  # forward passes of a step whose graph is kept: more belong to an evaluation with gradients, or a rollout
+PASSES = 4  # of a step, the last ones, whose graph is kept: those before belong to an evaluation or a rollout
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class ActivationProbe:
         self.layers = layers
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
         self._tracing = self._keeping = False
-        self._traced_until = 0
+        self._traced: deque[list[Node]] = deque([[]])  # nodes of the last passes, those of the present one last
         self.counting = False
         self.compiled: set[int] = set()
         self._modules: list[weakref.ref[nn.Module]] = []  # of each layer, then the root
@@ -235,6 +236,10 @@ class ActivationProbe:
         self.passes += 1
         self.thread = get_ident()
         self.last_pass_with_gradients = gradients
+        if self._traced[-1]:
+            self._traced.append([])
+            if len(self._traced) > PASSES:
+                self._let_go(self._traced.popleft())
         if self.on:
             parallel = enclosing()
             self.parallel = None if parallel is None else weakref.ref(parallel)
@@ -243,6 +248,12 @@ class ActivationProbe:
             if gradients:
                 self.ungraded.update(self._without)
             self._without.clear()
+
+    def _let_go(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            self.nodes.pop(node, None)
+            self.last.pop(node, None)
+            self.outputs.pop(node, None)
 
     def ran_compiled(self, slot: int, output: Tensor | None, given: Tensor | None) -> None:
         """A layer, or the root, has run in a compiled graph, with gradients."""
@@ -277,7 +288,6 @@ class ActivationProbe:
         try:
             if (
                 self._keeping
-                and self.passes <= self._traced_until  # this one was counted
                 and torch.is_grad_enabled()
                 and torch._C._get_tracing_state() is None
                 and torch._C._functorch.peek_interpreter_stack() is None
@@ -325,7 +335,9 @@ class ActivationProbe:
         self.activations.store(slot, local, axis, block)
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
-            node = produced.grad_fn if self.passes < self._traced_until else None
+            node = produced.grad_fn if self._tracing or self._keeping else None
+            if node is not None:
+                self._traced[-1].append(node)
             if self._tracing and node is not None:
                 self.nodes.setdefault(node, self.layers[slot].name)  # a container's is its last layer's
             if self._keeping and node is not None and self.layers[slot].kind in WEIGHTED:
@@ -428,7 +440,7 @@ class ActivationProbe:
         self.last.clear()
         self.outputs.clear()
         self._tracing, self._keeping = tracing, keeping
-        self._traced_until = self.passes + PASSES
+        self._traced = deque([[]])
         self.on = on
 
     def modules(self) -> list[tuple[str, nn.Module]]:
@@ -486,5 +498,5 @@ class ActivationProbe:
             return None
         if device not in self._bounds:
             slots, limits = list(self._limits), list(self._limits.values())
-            self._bounds[device] = torch.tensor(slots, device=device), torch.tensor(limits, device=device)
+            self._bounds[device] = sent(slots, device), sent(np.array(limits, np.float32), device)
         return self._bounds[device]

@@ -15,7 +15,7 @@ from netdoctor.probes.blocks import Block
 from netdoctor.probes.reductions import double_of, reduce_parameters
 from netdoctor.probes.sampling import Samples, plain
 from netdoctor.probes.sharding import block_of, part_of
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent, together
 from netdoctor.statistics import Mask
 
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
@@ -157,7 +157,8 @@ class ParameterProbe:
         for device, values in self._samples.values.items():
             places = values.view(5, len(self.tensors), *values.shape[1:])
             places[AFTER] -= places[BEFORE]
-            sums = reduce_parameters(places, order, rounded, self.shared)
+            unchanged = sent(rounded, device) if rounded else None
+            sums = reduce_parameters(places, order, unchanged, self.shared)
             parts.append((self._samples.on(device)[: len(self.tensors)], Transfer(sums)))
         first = slice(len(self.tensors))
         scale = scale if (seen or fused) and scale is not None else 1.0
@@ -179,11 +180,9 @@ class ParameterProbe:
     def _totals(self) -> Tensor:
         """Sum of all elements of each parameter that every rank holds whole."""
         with torch.no_grad():
-            locals_ = [plain(self.tensors[place]) for place in self.whole]
-            sums = [
-                torch.tensor(torch.nan) if local is None else local.sum(dtype=double_of(local)) for local in locals_
-            ]
-            return torch.stack(sums if len({total.device for total in sums}) < 2 else [total.cpu() for total in sums])
+            here = [plain(self.tensors[place]) for place in self.whole]
+            unknown = torch.full((), torch.nan, dtype=torch.float64, device="cpu")
+            return together([unknown if local is None else local.sum(dtype=double_of(local)) for local in here])
 
     def leave(self) -> None:
         """Sample what is on this rank from now on, for nobody else is asked."""

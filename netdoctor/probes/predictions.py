@@ -16,9 +16,9 @@ VALUES = ("mse", "l1", "smooth-l1")
 def describe(path: Path, outputs: Outputs | None = None) -> dict[str, Tensor]:
     """Statistics of one batch's predictions and targets, 0-d tensors by name; empty where the loss does not show them.
 
-    accuracy and largest_predicted_share for classes and binary targets, with them probability_total and
-    several_labels_share for classes; target_low, target_high, output_low, output_high and one_hot_share where values
-    are compared.
+    accuracy, largest_predicted_share and batch_class_share for classes and binary targets, with them
+    probability_total and several_labels_share for classes; target_low, target_high, output_low, output_high and
+    one_hot_share where values are compared.
 
     Args:
         path: From the loss to the last layer.
@@ -51,9 +51,15 @@ def _describe_classes(chosen: Choice) -> dict[str, Tensor]:
     target = chosen.target.reshape(-1)
     valid = (target >= 0).float()
     seen = valid.sum().clamp_min(1)
-    counts = torch.zeros(scores.shape[axis], device=scores.device).scatter_add_(0, predicted, valid)
+    counts = torch.zeros(scores.shape[axis], dtype=torch.float32, device=scores.device)
+    counts.scatter_add_(0, predicted, valid)
     hits = ((predicted == target).float() * valid).sum()
-    found = {"accuracy": hits / seen, "largest_predicted_share": counts.max() / seen}
+    given = torch.zeros_like(counts).scatter_add_(0, target.clamp(0, len(counts) - 1), valid)
+    found = {
+        "accuracy": hits / seen,
+        "largest_predicted_share": counts.max() / seen,
+        "batch_class_share": given.max() / seen,
+    }
     if chosen.sums is not None:
         found["probability_total"] = chosen.sums.float().mean()
     if chosen.shares is not None:
@@ -64,7 +70,12 @@ def _describe_classes(chosen: Choice) -> dict[str, Tensor]:
 def _describe_binary(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
     positive = predicted.float().reshape(len(predicted), -1).mean(0) if predicted.ndim else predicted.float()
     agreed = (predicted == (target > 0.5)).float().mean()
-    return {"accuracy": agreed, "largest_predicted_share": torch.maximum(positive, 1 - positive).mean()}
+    ones = (target > 0.5).float().reshape(len(target), -1).mean(0) if target.ndim else target.float()
+    return {
+        "accuracy": agreed,
+        "largest_predicted_share": torch.maximum(positive, 1 - positive).mean(),
+        "batch_class_share": torch.maximum(ones, 1 - ones).mean(),
+    }
 
 
 def _describe_values(pair: Pair) -> dict[str, Tensor]:

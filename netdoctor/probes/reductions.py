@@ -41,7 +41,7 @@ def reduce_gradients(values: Tensor) -> Tensor:
 
 
 def reduce_parameters(
-    values: Tensor, order: Sequence[int], rounded: Sequence[int] = (), of_rows: bool = False
+    values: Tensor, order: Sequence[int], rounded: Tensor | None = None, of_rows: bool = False
 ) -> Tensor:
     """Sums of each parameter, [11, parameters] in the order of `statistics.ParameterSums.FIELDS`.
 
@@ -49,7 +49,7 @@ def reduce_parameters(
         values: [5, parameters, rows, units], zero-padded.
         order: Where in it these are: the parameter, its update, its gradient before and after clipping, and the step
             before's gradient.
-        rounded: Parameters of half precision, whose unchanged elements are counted.
+        rounded: Indices of the parameters of half precision, whose unchanged elements are counted; None without any.
         of_rows: Append the sum of each row, for other ranks may hold more of it: [11 + rows, parameters] then.
     """
     double = double_of(values)
@@ -58,7 +58,7 @@ def reduce_parameters(
     product = (used * values[order[4]]).sum((1, 2), dtype=double)
     gain = (used * update).sum((1, 2), dtype=double)
     counts = torch.full_like(rows[:, :2].T, torch.nan)
-    if rounded:
+    if rounded is not None:
         pulled = used[rounded] != 0
         counts[:, rounded] = torch.stack((pulled, pulled & (update[rounded] == 0))).sum((2, 3)).to(double)
     squares = _norms(values.flatten(0, 1)).square().view(values.shape[:2])

@@ -164,7 +164,7 @@ class Samples:
     def _prepare(self, slot: int, where: Cut, device: torch.device) -> None:
         values = self.values.get(device)
         if values is None:
-            values = self.values[device] = torch.zeros(self.slots, *self._most, device=device)
+            values = self.values[device] = torch.zeros(self.slots, *self._most, dtype=torch.float32, device=device)
         values[slot].zero_()
         target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
         self._cuts[slot], self._targets[slot] = where, target

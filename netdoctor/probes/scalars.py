@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from netdoctor.history import History
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, together
 
 Scalar = Tensor | float
 Entry = tuple[int, str, str, Scalar]  # step, statistic, column, value
@@ -86,7 +85,5 @@ class Scalars:
 
     def _send(self) -> None:
         tensors = [value.detach().reshape(()).float() for *_, value in self._kept if isinstance(value, Tensor)]
-        if len({tensor.device for tensor in tensors}) > 1:
-            tensors = [tensor.cpu() for tensor in tensors]
-        self._sent.append((self._kept, Transfer(torch.stack(tensors)) if tensors else None))
+        self._sent.append((self._kept, Transfer(together(tensors)) if tensors else None))
         self._kept = []

@@ -61,8 +61,8 @@ class Targets:
         if scale is None:
             return None
         if node is not None and path.kind.startswith("binary"):
-            weighted = node._saved_weight is not None or getattr(node, "_saved_pos_weight", None) is not None
-            summary = None if weighted else self._binary(node._saved_target)
+            summary = self._binary(node._saved_target, getattr(node, "_saved_pos_weight", None))
+            summary = None if node._saved_weight is not None else summary
             return _in_units(summary, scale, node, node._saved_target.numel())
         pair = values(path, outputs or {}) if path.kind in ("mse", "l1", "smooth-l1") else None
         if pair is None:
@@ -78,8 +78,8 @@ class Targets:
     def observe(self, output: Tensor, target: Tensor) -> Tensor | None:
         """The same from a prediction and its target: class indices, else values of the output's shape."""
         if not target.is_floating_point() and output.ndim == target.ndim + 1:
-            counts = torch.zeros(output.shape[1 if output.ndim > 1 else 0], device=target.device)
-            counts.scatter_add_(0, target.reshape(-1), torch.ones(target.numel(), device=target.device))
+            counts = torch.zeros(output.shape[1 if output.ndim > 1 else 0], dtype=torch.float32, device=target.device)
+            counts.scatter_add_(0, target.reshape(-1), torch.ones_like(target.reshape(-1), dtype=torch.float32))
             return self._entropy(counts)
         if target.is_floating_point() and output.shape == target.shape:
             columns = _columns(target)
@@ -95,8 +95,8 @@ class Targets:
             return self._entropy(_counts(target, classes, options.get("ignore_index", -100), options.get("weight")))
         if target.shape != output.shape:
             return None
-        if function.startswith("binary") and options.get("weight") is None and options.get("pos_weight") is None:
-            summary = self._binary(target)
+        if function.startswith("binary") and options.get("weight") is None:
+            summary = self._binary(target, options.get("pos_weight"))
             return None if summary is None else summary[0]
         columns = _columns(target) if function == "mse_loss" else None
         return None if columns is None else self._variance(columns)
@@ -121,7 +121,7 @@ class Targets:
         classes = log_probabilities.shape[1 if log_probabilities.ndim > 1 else 0]
         counts = _counts(target, classes, node._saved_ignore_index, node._saved_weight)
         entropy = self._entropy(counts, smoothing or 0.0)
-        return _in_units((entropy, math.log(classes)), scale, node, target.numel())
+        return _in_units((entropy, math.log(classes)), scale, node, counts.sum())
 
     def _chosen(self, path: Path, chosen: Choice) -> dict[str, Tensor | float] | None:
         """Classes that a loss written by hand picks, or weighs."""
@@ -132,7 +132,7 @@ class Targets:
         classes = chosen.scores.shape[chosen.axis]
         each: Tensor | float = 1.0  # what the classes of a row weigh together
         if chosen.shares is None:
-            counts = torch.zeros(classes, device=chosen.scores.device)
+            counts = torch.zeros(classes, dtype=torch.float32, device=chosen.scores.device)
             flat = chosen.target.reshape(-1)
             counts.scatter_add_(0, flat.clamp(0, classes - 1), (flat >= 0).float())
         else:
@@ -149,18 +149,22 @@ class Targets:
         p = (1 - smoothing) * p + smoothing / len(p)
         return -(p * p.clamp_min(1e-30).log()).sum()
 
-    def _binary(self, target: Tensor) -> _Summary | None:
+    def _binary(self, target: Tensor, positive: Tensor | None = None) -> _Summary | None:
+        """Of targets between 0 and 1, given the weight of those that are 1."""
         columns = _columns(target)
         if columns is None:
             return None
         ones, count = self._accumulate(torch.stack((columns.sum(0), torch.ones_like(columns).sum(0))))
-        p = (ones / count).clamp(1e-7, 1 - 1e-7)
-        entropy = -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+        share = ones / count
+        weights = share if positive is None else share * positive.reshape(-1)[: len(share)]
+        total = weights + 1 - share
+        p = (weights / total).clamp(1e-7, 1 - 1e-7)
+        entropy = -(weights * p.log() + (1 - share) * (1 - p).log()).mean()
         self.described = {
             "largest_class_share": torch.maximum(p, 1 - p).max(),
             "smallest_class_share": torch.minimum(p, 1 - p).min(),
         }
-        return entropy, math.log(2)
+        return entropy, math.log(2) if positive is None else math.log(2) * total.mean()
 
     def _compared(self, path: Path, target: Tensor, sharp: Tensor | None = None) -> _Summary | None:
         columns = _columns(target)
@@ -174,7 +178,7 @@ class Targets:
         if path.kind == "mse":
             return variance, self.described["target_rms"].square()
         kept, (loss, bound) = self._keep(columns), _elementwise(path)
-        best = kept.median(0).values
+        best = kept.sort(0).values[(len(kept) - 1) // 2]  # median() has no deterministic kernel on CUDA
         for _ in range(STEPS if bound else 0):  # towards the mean, as far as the loss is quadratic
             best = best + (kept - best).clamp(-bound, bound).mean(0)
         return loss(kept - best).mean(), loss(kept).mean()
@@ -193,7 +197,7 @@ class Targets:
         """How evenly whole targets are spread over 0, 1, 2 …; 0 where they are not nothing but whole numbers."""
         target = target.detach().float()
         whole = (target == target.round()) & (target >= 0) & (target < NUMBERED)
-        counts = torch.zeros(NUMBERED + 1, device=target.device)
+        counts = torch.zeros(NUMBERED + 1, dtype=torch.float32, device=target.device)
         counts.scatter_add_(0, target.clamp(0, NUMBERED - 1).nan_to_num().long(), whole.float())
         counts[NUMBERED] = (~whole).sum()
         if sharp is not None:
@@ -224,7 +228,7 @@ class Targets:
 def _counts(target: Tensor, classes: int, ignored: int, weight: Tensor | None) -> Tensor:
     """How often each class is the target, times its weight."""
     flat = target.reshape(-1)
-    counts = torch.zeros(classes, device=flat.device)
+    counts = torch.zeros(classes, dtype=torch.float32, device=flat.device)
     counts.scatter_add_(0, flat.clamp(0, classes - 1), (flat != ignored).float())
     return counts if weight is None else counts * weight
 
@@ -236,12 +240,15 @@ def _columns(target: Tensor) -> Tensor | None:
 
 
 def _in_units(
-    summary: _Summary | None, scale: Tensor | float | None, node: Node | None = None, size: int = 1
+    summary: _Summary | None, scale: Tensor | float | None, node: Node | None = None, size: Tensor | float = 1.0
 ) -> dict[str, Tensor | float] | None:
-    """Both losses in the unit of the loss, given its scale and, of torch's own, how it is reduced."""
+    """Both losses in the unit of the loss, given its scale and, of torch's own, how it is reduced.
+
+    ``size`` is the number of targets that a sum is taken over.
+    """
     if summary is None or scale is None:
         return None
-    factor = scale * (float(size) if node is not None and node._saved_reduction == 2 else 1.0)
+    factor = scale * (size if node is not None and node._saved_reduction == 2 else 1.0)
     return {"constant_loss": summary[0] * factor, "uninformed_loss": summary[1] * factor}
 
 

@@ -40,6 +40,7 @@ from netdoctor.rules.saturated_units import saturated_units
 from netdoctor.rules.silent_broadcast import silent_broadcast
 from netdoctor.rules.small_batch_batchnorm import small_batch_batchnorm
 from netdoctor.rules.stale_gradient import stale_gradient
+from netdoctor.rules.summed_loss import summed_loss
 from netdoctor.rules.symmetric_initialization import symmetric_initialization
 from netdoctor.rules.train_val_mismatch import train_val_mismatch
 from netdoctor.rules.underfitting import underfitting
@@ -59,6 +60,7 @@ ALL: tuple[Rule, ...] = (
     redundant_softmax,
     silent_broadcast,
     loss_mismatch,
+    summed_loss,
     wrong_output_activation,
     unnormalized_target,
     class_imbalance,

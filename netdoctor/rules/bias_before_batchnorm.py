@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from netdoctor import remedies, wiring
+from netdoctor.derived import of_facts
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -70,16 +71,19 @@ def bias_before_batchnorm(
     )
 
 
-def _pairs(facts: Facts) -> Iterator[tuple[Layer, Layer, Parameter]]:
+@of_facts
+def _pairs(facts: Facts) -> list[tuple[Layer, Layer, Parameter]]:
     layers, after = {layer.name: layer for layer in facts.layers}, wiring.consumers(facts)
     biases = {parameter.layer: parameter for parameter in facts.parameters if parameter.name.endswith("bias")}
+    found = []
     for norm in facts.layers:
         layer = layers.get(norm.inputs[0]) if len(norm.inputs) == 1 else None
         if layer is None or not (wiring.is_batch_norm(norm) and norm.called and norm.straight) or norm.dropouts:
             continue
         alone = not layer.residual and len(after[layer.name]) == 1
         if layer.kind in ("linear", "conv") and layer.name in biases and alone:
-            yield layer, norm, biases[layer.name]
+            found.append((layer, norm, biases[layer.name]))
+    return found
 
 
 def _remove(pairs: list[tuple[str, str]]) -> Remedy:

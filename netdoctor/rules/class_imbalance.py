@@ -28,12 +28,15 @@ def class_imbalance(
     patience: int = 20,  # steps: an untrained model, too, often answers with one class
     patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
     batches: int = 3,  # of targets at least
+    in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
+    alike: float = 5.0,  # standard errors of a shuffled batch's share above that of the class in all batches
 ) -> Iterator[Evidence | Skipped]:
-    """One class is far more frequent in the targets, as the loss weighs them, and takes all predictions.
+    """One class is far more frequent in the targets, in all batches or in each by turns, and takes all predictions.
 
     ## What it looks at
     Shares of the classes in the targets of the first batches, times the class weights of the loss; the share of the
-    class that the predictions favour in the last samples.
+    class that the predictions favour in the last samples. The share of the most frequent class within single batches:
+    far above that over all of them where the data are sorted.
 
     ## Why it matters
     Always answering with the frequent class is the quickest gain, and where the others are rare there is little more to
@@ -62,6 +65,10 @@ def class_imbalance(
     share, favoured = float(shares[-1]), float(np.median(predicted[-5:])) if len(predicted) else 0.0
     if classes < 2:
         return
+    sorting = _sorted(history, share, in_turn, alike) if history.step >= patience else None
+    if sorting is not None:
+        yield sorting
+        return
     bound = max(least, ratio / (ratio + classes - 1))
     single = share >= alone
     if share < bound or history.step < (patience // 2 if single else patience):
@@ -88,6 +95,36 @@ def class_imbalance(
         confidence=0.95 if single else 0.85,
         severity=Severity.ERROR if single and share > 1 - 1e-6 else None,
         remedies=(_look(), _weigh(binary, rare)) if single else (_weigh(binary, rare), _sample()),
+    )
+
+
+def _sorted(history: History, share: float, in_turn: float, alike: float) -> Evidence | None:
+    """Batches of one class each, though over all of them there are several."""
+    facts, seen = history.facts, history.series("batch_class_share")[1][-20:]
+    if len(seen) < 8 or facts.batch < 8 or prod(facts.loss.targets) != facts.batch:
+        return None
+    typical, spread = float(np.median(seen)), (share * (1 - share) / facts.batch) ** 0.5
+    if typical < in_turn or typical < share + alike * spread:
+        return None
+    return Evidence(
+        message=f"Batches hold one class each: {typical:.0%} of the {facts.batch} targets of a batch are of one class, "
+        f"{share:.0%} of all targets so far: the data are sorted, not shuffled",
+        layers=last_layers(facts),
+        readings=(
+            Reading("share of the most frequent class in a batch", typical, share + alike * spread),
+            Reading("share of the most frequent class", share, None),
+        ),
+        confidence=0.9,
+        remedies=(_shuffle(),),
+    )
+
+
+def _shuffle() -> Remedy:
+    return Remedy(
+        action="Shuffle the training data in every epoch",
+        code="loader = torch.utils.data.DataLoader(dataset, batch_size=loader.batch_size, shuffle=True)",
+        source="Bengio 2012, Practical recommendations, section 3.1.1; LeCun et al. 1998, section 4.2",
+        effect="each step learns of all classes; with sorted data each forgets what the one before has learned",
     )
 
 
@@ -146,11 +183,23 @@ def _history(share: float, favoured: float, classes: int = 2, steps: int = 40, l
     )
 
 
-FIRES: tuple[History, ...] = (_history(0.97, 1.0), _history(0.8, 1.0, 10), _history(1.0, 1.0, 10, 12))
+def _turns(share: float, batch: float) -> History:
+    history = _history(share, 0.5, 10)
+    history.record_rows(range(1, 41), "batch_class_share", [[batch]] * 40)
+    return history
+
+
+FIRES: tuple[History, ...] = (
+    _history(0.97, 1.0),
+    _history(0.8, 1.0, 10),
+    _history(1.0, 1.0, 10, 12),
+    _turns(0.3, 1.0),  # sorted
+)
 QUIET: tuple[History, ...] = (
     _history(0.11, 0.2, 10),  # healthy
     _history(0.97, 0.95),  # rare, but found
     _history(0.8, 1.0),  # one in five
     _history(0.17, 1.0, 27),  # letters
     _history(0.97, 1.0, steps=10),  # too early
+    _turns(0.3, 0.4),  # shuffled
 )

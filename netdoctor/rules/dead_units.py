@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 
 import numpy as np
 
 from netdoctor import remedies
+from netdoctor.derived import of_facts
 from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -84,6 +86,7 @@ def dead_units(
     )
 
 
+@of_facts
 def _rectified(facts: Facts) -> dict[str, Layer]:
     """Layers before a ReLU, by the layer whose output is watched: itself, or the module of a ReLU6."""
     watched: dict[str, Layer] = {}
@@ -101,7 +104,7 @@ def _lowest(history: History, statistic: str, samples: int) -> dict[str, float]:
     rows = history.window(statistic, samples)
     columns = history.table(statistic).columns
     low = rows.min(0) if len(rows) else np.zeros(0)
-    return {name: float(low[i]) for i, name in enumerate(columns) if len(low) and np.isfinite(low[i])}
+    return {name: value for name, value in zip(columns, low.tolist(), strict=False) if isfinite(value)}
 
 
 def _message(found: list[Layer], shares: dict[Layer, float], course: Progress | None, gone: bool) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from netdoctor import remedies
 from netdoctor.attention import softmaxes
+from netdoctor.derived import of_facts
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -87,6 +88,7 @@ class _Mixture:
     experts: tuple[tuple[str, ...], ...] = ()
 
 
+@of_facts
 def _mixtures(facts: Facts) -> list[_Mixture]:
     """Gates beside as many modules of one build, or beside a parameter of as many matrices."""
     lists: dict[str, dict[int, list[Layer]]] = {}  # path of a list -> index -> layers
@@ -95,22 +97,25 @@ def _mixtures(facts: Facts) -> list[_Mixture]:
         for place, part in enumerate(parts):
             if part.isdigit():
                 lists.setdefault(".".join(parts[:place]), {}).setdefault(int(part), []).append(layer)
+    alike = {
+        path: members
+        for path, members in lists.items()
+        if len({tuple((e.type, e.fan_in, e.units) for e in several) for several in members.values()}) == 1
+        and any(e.fan_in for e in members[min(members)])
+    }
+    stacked = [p for p in facts.parameters if len(p.shape) == 3]
     found = []
     for gate in facts.layers:
         if gate.kind != "linear" or not gate.called or gate.units < 2:
             continue
         beside = gate.name.rpartition(".")[0]
-        for path, members in lists.items():
-            builds = {tuple((e.type, e.fan_in, e.units) for e in members[index]) for index in members}
-            alike = len(members) == gate.units and len(builds) == 1 and any(e.fan_in for e in members[min(members)])
-            if alike and _inside(path, beside) and not gate.name.startswith(f"{path}."):
+        for path, members in alike.items():
+            if len(members) == gate.units and _inside(path, beside) and not gate.name.startswith(f"{path}."):
                 experts = tuple(tuple(e.name for e in members[index]) for index in sorted(members))
                 found.append(_Mixture(gate, gate.units, experts))
                 break
         else:
-            if any(
-                len(p.shape) == 3 and p.shape[0] == gate.units and _inside(p.layer, beside) for p in facts.parameters
-            ):
+            if any(p.shape[0] == gate.units and _inside(p.layer, beside) for p in stacked):
                 found.append(_Mixture(gate, gate.units))
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from netdoctor import remedies, wiring
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -67,9 +68,11 @@ def missing_nonlinearity(
     )
 
 
-def _pairs(facts: Facts, narrow: float) -> Iterator[Pair]:
+@of_facts
+def _pairs(facts: Facts, narrow: float) -> list[Pair]:
     """Layers whose output goes to one or several others and nowhere else, straight; with the first of these."""
     layers, after = {layer.name: layer for layer in facts.layers}, wiring.consumers(facts)
+    pairs: list[Pair] = []
     for name, others in after.items():
         first, weight = layers.get(name), facts.weight(name)
         others = [other for other in others if other.kind != "dropout"]
@@ -82,7 +85,8 @@ def _pairs(facts: Facts, narrow: float) -> Iterator[Pair]:
         if first.units < narrow * min(wiring.inputs(first, weight), sum(other.units for other, _ in straight)):
             continue
         if not any(_separable(weight, w) for _, w in straight):
-            yield first, straight[0][0]
+            pairs.append((first, straight[0][0]))
+    return pairs
 
 
 def _plain(layer: Layer, weight: Parameter) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from netdoctor.facts import Facts, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
-from netdoctor.progress import UNTOLD, progress
+from netdoctor.progress import LEARNED, UNTOLD, progress
 from netdoctor.remedies import find_learning_rate
 from netdoctor.rules.base import rule
 
@@ -59,9 +59,13 @@ def not_learning(
         return
     known = run.constant is not None
     sequence = any(layer.kind in ("recurrent", "attention") for layer in history.facts.layers)
-    surely = known and not sequence and run.gain + 2 * run.error / (abs(run.reference) or 1.0) < ruled_out
+    noise = run.error / (abs(run.reference) or 1.0)
+    surely = known and not sequence and run.gain + 2 * noise < ruled_out
     if not surely and run.steps < patience:
         yield Skipped(f"fewer than {patience} steps")
+        return
+    if known and run.gain + noise > LEARNED:  # it may have gained that much behind the noise
+        yield Skipped("the loss is too noisy to tell")
         return
     if not known and run.steps < patience_start:
         yield Skipped(f"fewer than {patience_start} steps of a loss written by hand")

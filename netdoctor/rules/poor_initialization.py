@@ -75,6 +75,9 @@ def poor_initialization(
     if not history.first("weight_std") or not history.first("input_rms"):
         yield Skipped("no activations or weights measured yet")
         return
+    course = progress(history)
+    if course is not None and course.learned:
+        return
     found: list[tuple[Stack, list[str], bool]] = []
     for stack in stacks(history):
         passed, total = len(stack.layers) - 1, stack.total
@@ -95,9 +98,6 @@ def poor_initialization(
         *_attending(history, oversized, sharp),
     ]
     if not found and not others:
-        return
-    course = progress(history)
-    if course is not None and course.learned:
         return
     if found:
         stalled = course is not None and course.stalled and course.steps >= patience
@@ -168,8 +168,10 @@ def _recurrent(history: History, oversized: float, growth: float) -> Iterator[Ev
     """Recurrent weights that make states or gradients grow from step to step."""
     facts, stds, through = history.facts, history.first("weight_std"), history.first("time_gradient")
     for layer in facts.layers:
+        if layer.kind != "recurrent":
+            continue
         held = [p for p in facts.parameters if p.layer == layer.name and p.trainable and ".weight_hh" in f".{p.name}"]
-        if layer.kind != "recurrent" or not held:
+        if not held:
             continue
         worst = max(held, key=lambda p: stds.get(p.name, 0.0) * p.shape[-1] ** 0.5)
         std, ideal, grown = stds.get(worst.name, 0.0), worst.shape[-1] ** -0.5, through.get(layer.name, 0.0)

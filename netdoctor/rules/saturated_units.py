@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -52,7 +53,7 @@ def saturated_units(
     if not hidden:
         return
     table = history.table("saturated_share")
-    places = [table.columns.index(name) for name in hidden if name in table.columns]
+    places = [table.place[name] for name in hidden if name in table.columns]
     rows = table.values[-samples:, places].astype(float)
     if not len(rows) or not np.isfinite(rows).any():
         yield Skipped("no activations measured yet")
@@ -87,7 +88,8 @@ def saturated_units(
     )
 
 
-def _hidden(facts: Facts) -> Iterator[Layer]:
+@of_facts
+def _hidden(facts: Facts) -> list[Layer]:
     """Layers with a bounded nonlinearity whose output reaches another weight layer and nothing but it."""
     layers = {layer.name: layer for layer in facts.layers if layer.called}
     passed: set[str] = set()  # layers whose output reaches a weight layer, in reverse order of execution
@@ -97,9 +99,11 @@ def _hidden(facts: Facts) -> Iterator[Layer]:
     mixed = {  # whose activation module's output is multiplied with or added to another path
         name for layer in layers.values() if layer.kind == "activation" and layer.residual for name in layer.inputs
     }
-    for layer in layers.values():
-        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual and layer.name not in mixed:
-            yield layer
+    return [
+        layer
+        for layer in layers.values()
+        if layer.nonlinearity in BOUNDED and layer.name in passed and not layer.residual and layer.name not in mixed
+    ]
 
 
 def _weight_ratio(history: History, layer: Layer) -> float:
@@ -112,11 +116,12 @@ def _weight_ratio(history: History, layer: Layer) -> float:
 def _remedies(history: History, names: tuple[str, ...], large: list[str], update: float) -> tuple[Remedy, ...]:
     """By evidence: steps that were too large, weights that are, else the scale of what the layers are given."""
     facts, norm = history.facts, remedies.normalise(history.facts, names)
+    every = remedies.normalise(history.facts, [layer.name for layer in _hidden(history.facts)])
     weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
     typical = first_updates(history)
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), norm
-    return (remedies.initialise(facts, large), norm) if large else (norm,)
+    return (remedies.initialise(facts, large), norm) if large else (remedies.from_the_start(every),)
 
 
 _FACTS = Facts(

@@ -54,8 +54,14 @@ def symmetric_initialization(
     if not weights or len(seen) <= updates:
         yield Skipped(f"fewer than {updates} updates seen")
         return
-    copies = [p for p in weights if _stay_equal(history, p.name, updates, equal, share)]
-    zeros = [p for p in weights if _stay_zero(history, p.name, updates)]
+    spreads, lengths = (history.first("unit_spread"), history.first("gate_spread")), history.first("weight_rms")
+    copies = [
+        p
+        for p in weights
+        if any(spread.get(p.name, 1.0) <= equal for spread in spreads)
+        and _stay_equal(history, p.name, updates, equal, share)
+    ]
+    zeros = [p for p in weights if lengths.get(p.name) == 0 and _stay_zero(history, p.name, updates)]
     layers = tuple(dict.fromkeys(p.layer for p in weights if p in copies or p in zeros))
     if not layers:
         return

@@ -23,6 +23,8 @@ def train_val_mismatch(
     moved: float = 1.0,  # standard deviations between the means of the inputs; small validation sets reach 0.25
     scaled: float = 2.0,  # factor between their standard deviations; augmentation reaches 1.3
     stale: float = 0.5,  # standard deviations, or logarithm of a factor, between what a batch norm holds and gets
+    far: float = 0.2,  # gap at the first pass that makes half of ``stale`` enough
+    passes: int = 3,  # that show a gap without a cause
     window: int = 20,  # losses before a pass that tell how training does
 ) -> Iterator[Evidence | Skipped]:
     """From the first passes on the validation loss is far above the training loss.
@@ -39,7 +41,7 @@ def train_val_mismatch(
 
     ## When it is wrong
     A validation set from another distribution is the task, not a fault. A first pass after many epochs on few samples
-    may be overfitting.
+    may be overfitting; a validation loss that starts high without a visible cause and goes on rising is left to that.
 
     ## References
     Ioffe & Szegedy 2015, section 3.1. Breck et al. 2019, Data validation for machine learning (training-serving skew).
@@ -55,11 +57,16 @@ def train_val_mismatch(
         yield Skipped("nothing learned before a validation pass")
         return
     (first, train_first, val_first), (last, train_last, val_last) = counted[0], counted[-1]
-    if train_first - val_first < behind / 2 or train_last - val_last < behind:
+    shift = validation.input_shift(history, moved, scaled)
+    plain = validation.input_shift(history, 3 * moved, 2 * scaled)  # no augmentation does that
+    if train_last - val_last < (0 if plain else behind):
         return
-    shift, lag = validation.input_shift(history, moved, scaled), validation.stale_norms(history, stale)
-    if not (shift or lag) and not (val_first <= worse and val_last <= worse):
-        return
+    early = train_first - val_first  # before anything can have been learned by heart
+    lag = validation.stale_norms(history, stale / 2 if early > far else stale) if early > behind / 2 else None
+    if not (shift or lag):
+        unlearned = early > behind / 2 and max(val_first, val_last) <= worse
+        if len(counted) < passes or not unlearned or val_last < val_first - behind:
+            return  # what gets worse and worse is overfitting's
     at = int(np.searchsorted(steps, last))
     causes = [cause[0] for cause in (shift, lag) if cause]
     if not causes:
@@ -140,7 +147,7 @@ def _history(val: list[float], shift: float = 0.0, loss: float = 0.4, running: f
 FIRES: tuple[History, ...] = (
     _history([1.9, 2.5, 2.6], shift=5.0),
     _history([1.5, 1.4], running=3.0),
-    _history([3.0, 4.0]),
+    _history([3.0, 3.1, 3.05]),
 )
 QUIET: tuple[History, ...] = (
     _history([0.5, 0.4, 0.3]),  # healthy

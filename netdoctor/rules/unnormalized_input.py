@@ -103,7 +103,7 @@ def _start(history: History, statistic: str, names: tuple[str, ...], samples: in
     table = history.table(statistic)
     found = {}
     for name in names:
-        place = table.columns.index(name) if name in table.columns else -1
+        place = table.place[name] if name in table.columns else -1
         readings = table.values[:samples, place] if place >= 0 and table.stride == 1 else np.zeros(0)
         readings = readings[np.isfinite(readings)]
         if len(readings):

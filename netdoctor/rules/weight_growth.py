@@ -53,7 +53,7 @@ def weight_growth(
     if not len(chosen):
         return
     first, values = table.first[chosen], table.values[:, chosen].astype(float)
-    places = [updates.columns.index(table.columns[place]) for place in chosen]
+    places = [updates.place[table.columns[place]] for place in chosen]
     steps = updates.values[half:, places].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         way = np.nan_to_num(steps).mean(0) * float(table.steps[-1] - table.steps[half])
@@ -81,7 +81,7 @@ def weight_growth(
             Reading("growth over the way", float(np.median(outward[usable])), straight, "", span),
         ),
         confidence=0.8,
-        remedies=(_bound(history.facts, history), _decay(history.facts)),
+        remedies=tuple(map(remedies.from_the_start, (_bound(history.facts, history), _decay(history.facts)))),
     )
 
 

@@ -35,6 +35,7 @@ class Options:
         ignore: Slugs of rules not to run.
         every: Steps between samples, None to keep to the budget.
         budget: Share of the training time to take.
+        trial: Whether to try remedies on copies once the start of the training is over.
         fail_on: The least severity of a finding that makes the run fail, None for none.
     """
 
@@ -44,6 +45,7 @@ class Options:
     ignore: tuple[str, ...] = ()
     every: int | None = None
     budget: float = 0.01
+    trial: bool = False
     fail_on: Severity | None = None
 
 
@@ -144,6 +146,10 @@ class Session:
         finally:
             self._watching = False
         self._take(monitor, console)
+        if options.trial:
+            from netdoctor.running.rehearsal import Rehearsal
+
+            monitor.add_reporter(Rehearsal(model, monitor, _say))
         size = sum(parameter.numel() for parameter in model.parameters())
         _say(f"Watching {self._models[-1].label} ({size:,} parameters).")
 

@@ -1,51 +1,68 @@
-"""The promise, on the clinic: the right cause, in time, and nothing to say of a healthy run. One seed a case."""
+"""The promise, on the clinic: the right cause at the right layer, and nothing to say of a healthy run. One seed a case.
+
+Which steps are sampled depends on the clock, so that a case at the edge may be right today and late tomorrow: what is
+promised, and tested, are the shares. Five seeds a case: ``python -m tests.clinic``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from netdoctor import Severity
-from netdoctor.rules import ALL
-from tests.clinic.catalogue import Run, cases
+from tests.clinic.catalogue import runs
 from tests.clinic.examination import Result, examine
 from tests.clinic.pool import each
 
 pytestmark = pytest.mark.slow
-RULES = {rule.slug for rule in ALL}
-SICK, HEALTHY = cases("sick"), cases("healthy")
 
 
 @pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest) -> dict[str, Result]:
-    """Of the cases whose tests are to run, all made at once: two processes are faster than one."""
-    tests = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
-    chosen = {str(item.callspec.params["name"]) for item in tests}
-    waiting = sum(not RULES.intersection(SICK[name].causes) for name in chosen & SICK.keys())
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n{waiting} of {len(chosen & SICK.keys())} sick cases wait for their rules")
-    runs = [Run(name, "sick", 0) for name, case in SICK.items() if name in chosen and RULES.intersection(case.causes)]
-    runs += [Run(name, "healthy", 0) for name in HEALTHY if name in chosen]
-    return {run.case: result for run, result in each(examine, runs)}
+def results() -> list[Result]:
+    return [result for _, result in each(examine, runs(1, ("sick", "healthy")))]
 
 
-@pytest.mark.parametrize("name", SICK)
-def test_names_the_cause_in_time(name: str, results: dict[str, Result]) -> None:
-    case = SICK[name]
-    if name not in results:
-        pytest.skip(f"waits for a rule: {', '.join(case.causes)}")
-    result = results[name]
-    assert not result.failures
-    if case.miss:
-        assert not (result.right and result.right_layer and result.in_time), f"no longer missed: {case.miss}"
-        pytest.skip(case.miss)
-    said = [(one.rule, one.severity.name, one.turn, one.layers[:2]) for one in result.said]
-    assert result.right, said
-    assert result.right_layer, said
-    assert result.in_time, said
+@pytest.fixture(scope="module")
+def sick(results: list[Result]) -> list[Result]:
+    return [result for result in results if result.run.group == "sick"]
 
 
-@pytest.mark.parametrize("name", HEALTHY)
-def test_has_nothing_to_say_of_a_healthy_run(name: str, results: dict[str, Result]) -> None:
-    result = results[name]
-    assert not result.failures
-    assert [said.message for said in result.said if said.severity > Severity.NOTE] == []
+def test_nothing_in_netdoctor_failed(results: list[Result]) -> None:
+    assert {result.run.case: result.failures for result in results if result.failures} == {}
+
+
+def test_sick_runs_are_flagged(sick: list[Result]) -> None:
+    holds(sick, lambda result: bool(result.flags), 0.97)
+
+
+def test_the_right_cause_is_named(sick: list[Result]) -> None:
+    holds(sick, lambda result: result.right, 0.93)
+
+
+def test_the_right_layer_is_named(sick: list[Result]) -> None:
+    holds([result for result in sick if result.right and result.layers], lambda result: result.right_layer, 0.85)
+
+
+def test_half_of_the_sick_runs_have_no_other_warning(sick: list[Result]) -> None:
+    holds(sick, lambda result: len(result.alarms) + result.right <= 2, 0.5)
+
+
+def test_a_miss_that_is_known_is_one(sick: list[Result]) -> None:
+    known = [result for result in sick if result.miss]
+    assert [result.run.case for result in known if result.right and result.right_layer and result.in_time] == []
+
+
+def test_healthy_runs_are_left_alone(results: list[Result]) -> None:
+    healthy = [result for result in results if result.run.group == "healthy"]
+    errors = [said.message for result in healthy for said in result.said if said.severity == Severity.ERROR]
+    assert errors == []
+    holds(healthy, lambda result: not result.alarms, 0.99)
+
+
+def holds(results: Sequence[Result], true: Callable[[Result], bool], share: float) -> None:
+    """At least this share of them is so; else say of which it is not, and what was said there."""
+    failed = {
+        result.run.case: [(said.rule, said.turn) for said in result.said] for result in results if not true(result)
+    }
+    assert len(failed) <= (1 - share) * len(results), failed

@@ -53,8 +53,8 @@ def test_the_handle_of_the_cure_ends_it() -> None:
     model = mlp()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     (found,), _ = train(model, optimizer, clear=0, steps=25)
-    handle = found.remedies[0].apply(model, optimizer)
-    handle.remove()  # type: ignore[attr-defined]
+    treatment = found.remedies[0].apply(model, optimizer)
+    treatment.undo()
     assert train(model, optimizer, clear=0, steps=25)[0]
 
 

@@ -60,6 +60,7 @@ PICTURES: dict[str, tuple[str, When]] = {
     "constant-output": ("loss", "run"),
     "redundant-softmax": ("loss", "run"),
     "silent-broadcast": ("loss", "run"),
+    "summed-loss": ("update_ratio", "first"),
     "loss-mismatch": ("loss", "run"),
     "wrong-output-activation": ("loss", "run"),
     "mixed-samples": ("loss", "run"),

@@ -19,6 +19,7 @@ TOGETHER = {
     "Range of targets and outputs": ("target_low", "target_high", "output_low", "output_high"),
     "Mean and spread of the targets": ("target_mean", "target_std", "target_rms"),
     "Shares of the classes": ("largest_class_share", "smallest_class_share", "largest_predicted_share"),
+    "Most frequent class of a batch": ("batch_class_share",),
     "The model's input": ("model_input_mean", "model_input_std", "val_input_mean", "val_input_std"),
 }  # in one picture
 
