@@ -126,7 +126,6 @@ class Together:
         activations.divide(found)
         blocks = parameters.blocks
         self._form = Form(
-            ranks=ranks.world(),
             replicas=ranks.world() // together,
             speaks=np.array([ranks.rank() == 0 if block is None else block.first for block in blocks]),
             split=tuple(place for place, block in enumerate(blocks) if block is not None and block.split_units),
