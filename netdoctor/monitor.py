@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import arguments, resuming
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.casebook import Casebook
 from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
 from netdoctor.findings import Diagnosis, Finding, Skipped
 from netdoctor.history import History
 from netdoctor.probes.anatomy import unwrapped, watched_modules
+from netdoctor.probes.ranks import rank
 from netdoctor.probes.schedule import Schedule
 from netdoctor.recorder import Recorder
 from netdoctor.reopening import context
@@ -100,6 +102,7 @@ class Monitor:
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
         self._effects: dict[str, str] = {}  # that remedies had when they were tried, by action
+        self._model = weakref.ref(model)
         reference = weakref.ref(self)
         self._finalizer = weakref.finalize(model, _close, reference)
         self._finalizer.atexit = False
@@ -201,6 +204,23 @@ class Monitor:
         self._casebook = Casebook.from_list(history.context.get("cases", []))
         self._recorder.resume(history, step)
 
+    def keep_best(self, path: str | os.PathLike[str] = "best.pt") -> BestCheckpoint:
+        """Keep the model's ``state_dict`` of the lowest validation loss in a file, from now on.
+
+        A validation pass is over at the next `backward` or at `close`; a loss given to `observe` counts at once. Where
+        the weights changed since the pass, nothing is written. Of several processes the first one writes.
+
+        Returns:
+            What is in the file: ``.step``, ``.loss``, ``.path``.
+
+        Raises:
+            FileNotFoundError: The folder is not there.
+            IsADirectoryError: The path is a folder.
+            ValueError: The parameters are spread over several processes.
+        """
+        self._recorder.best = BestCheckpoint(path, self._model)
+        return self._recorder.best
+
     def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:
         """Write the run so far as one HTML page that needs no network, and return its path.
 
@@ -225,7 +245,7 @@ class Monitor:
                 diagnosis = self._judge(wait=True)
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
-        losses = self._delivery.close(self._report(diagnosis, ()))
+        losses = () if rank() else self._delivery.close(self._report(diagnosis, ()))
         if losses:
             self._rescue(losses)
 
@@ -247,6 +267,8 @@ class Monitor:
 
     def _step_ended(self) -> None:
         judging = self._schedule.judging
+        if rank():
+            return  # the first rank judges, and the others do not wait for it
         validated = self._recorder.validated and judging.affords(self._schedule.seconds)  # news, and time went by
         if self.step >= judging.next or not self.step or validated:
             start = perf_counter()
@@ -258,7 +280,8 @@ class Monitor:
         diagnosis = self._verdict()
         report = self._report(diagnosis, self._casebook.update(diagnosis))
         self._recorder.history.context = context(self._casebook, report, self._rules)
-        self._delivery.report(report)
+        if not rank():
+            self._delivery.report(report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from netdoctor import structure
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
 from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes, unseen
@@ -30,8 +31,10 @@ from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.sampling import level
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
+from netdoctor.probes.sharding import splits
 from netdoctor.probes.stray import StrayPasses
 from netdoctor.probes.thorough import Pacing
+from netdoctor.probes.together import Together
 from netdoctor.stretches import stretches
 
 KEPT = 256  # losses kept before they are moved into the history
@@ -75,13 +78,17 @@ class Recorder:
         self._report_failure = fail
         self._activations = ActivationProbe(modules, layers, self._fail)
         self._readings = Readings([layer.name for layer in layers], ())
+        self._scalars = Scalars()
+        self._together = Together(self._scalars)
+        self._parameters: ParameterProbe
+        self._names: dict[int, str]
         self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
-        self._scalars = Scalars()
         self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
         self._validation = ValidationLosses(self._scalars)
+        self.best: BestCheckpoint | None = None
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
         self._layers_known = 0  # called layers when the graph of layers was read last
         self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
@@ -101,6 +108,7 @@ class Recorder:
         self._skipped: Tensor | float = 0.0  # steps that a gradient scaler left out
         if optimizer is not None:
             self._holdings.of(optimizer, self._names)
+        self._activations.divide(splits(model)[0])
         self._activations.attach(model, modules)
         self._plan()
         losses.listen(self)
@@ -116,8 +124,12 @@ class Recorder:
 
     def close(self) -> None:
         """Remove every hook and let go of the parameters."""
+        if self.best is not None:
+            self.flush()
+            self.best.decide(self._validation.latest)
         losses.unlisten(self)
         optimizers.unlisten(self)
+        self._together.leave()
         self._activations.detach()
         self._parameters, self._origins, self._holdings = ParameterProbe({}), Origins({}), optimizers.Holdings()
 
@@ -127,6 +139,8 @@ class Recorder:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
             self._learn_hidden(wait)
+            for sample in self._together.arrived(wait):
+                self._readings.add(sample)
             self._scalars.flush(self.history, wait)
             self._readings.flush(self.history, wait)
         except Exception as error:  # noqa: BLE001
@@ -141,7 +155,7 @@ class Recorder:
     def unseen(self) -> tuple[str, ...]:
         """What cannot be seen of this model, in sentences."""
         scripted, silent = self._activations.scripted, unseen.uncalled(self.history, *self._activations.called)
-        told = []
+        told = [f"the numbers are those of this rank alone: {self._together.why}"] if self._together.why else []
         if scripted:
             told.append(
                 f"activations of {unseen.listed(scripted)} are not seen: TorchScript takes no hooks; their weights are"
@@ -164,6 +178,8 @@ class Recorder:
         """Record an explicit value for the present step."""
         if statistic == "val_loss":
             self._validation.observed(self.step, value)
+            if self.best is not None:
+                self.best.observed(self.step, value)
         else:
             self._losses.observed(self.step, statistic, value)
 
@@ -185,6 +201,8 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
+            if self.best is not None:
+                self.best.decide(self._validation.latest)
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -225,6 +243,8 @@ class Recorder:
                 return  # only the passes tell a validation without eval() from a training pass
             opens = self._validation.opens(self.step)
             self._validation.add(self.step, batch)
+            if self.best is not None:
+                self.best.evaluated(opens)
             if opens:
                 self._look_at_validation()
             probe.given = None
@@ -260,6 +280,7 @@ class Recorder:
                 self._rest -= 1
                 self._losses.after_step(self.step, self._solo, alone=True)
                 self._count_skipped(optimizer)
+                self._together.poll()
                 if not self._rest or self._losses.jumped:
                     self._wake()
                     self._end(start)
@@ -308,6 +329,9 @@ class Recorder:
             if self._stray is None and self.history.facts.unstepped:
                 self.history.facts = self.history.facts.with_changes(unstepped=0)
         if holding.names:
+            model = self._model() if not self._together.met else None
+            if model is not None:
+                self._together.meet(model, self._activations, self._parameters, self._schedule.sampling)
             if self._rest:
                 self._wake()
             if holding.step == self.step:
@@ -371,11 +395,12 @@ class Recorder:
         self._parameters.see_after()
         fused = getattr(holding.optimizer(), "grad_scale", None) is not None
         parameters = self._parameters.reduce(holding.names, self._keep_scale(), fused)
-        thorough = self._activations.look_thoroughly() if self._thorough else None
+        thorough = self._activations.look_thoroughly(self._together.replicas) if self._thorough else None
         rates, layers = self._holdings.learning_rates(), self._activations.reduce()
         modules = self._activations.modules() if self._thorough else []
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
-        self._readings.add(Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named))
+        sample = Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named)
+        (self._together if self._together.active else self._readings).add(sample)
         if self._thorough:
             for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
                 self._scalars.keep(self.step, "gradient_nonzero", count, name)
@@ -407,6 +432,10 @@ class Recorder:
             self._take_in(found)
 
     def _take_in(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
+        if self._together.met:
+            self._together.leave()
+            self.flush()
+            self._together = Together(self._scalars)
         self._parameters = ParameterProbe(parameters)
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
         self._names = {identity: name for name, identity in self._ids.items()}
@@ -440,13 +469,16 @@ class Recorder:
             schedule.sampling.done(self.step, cost + self._prelude_spent, schedule.step_seconds)
             if self._losses.several != self.history.facts.several_losses:
                 self.history.facts = self.history.facts.with_changes(several_losses=self._losses.several)
+        self._together.end_step(self.step, schedule.sampling)
+        if self._sampled:
             self._step_ended()
         self._prelude_spent = own if self._prelude and not self._sampled else 0.0
-        if self._scalars.waiting >= KEPT or self._readings.waiting >= SAMPLES:
+        if self._scalars.waiting >= KEPT or self._readings.waiting + self._together.waiting >= SAMPLES:
             self.flush(wait=False)
         if (self._losses.non_finite or self._losses.jumped) and self._bursts < BURSTS:
             self._bursts += 1
-            schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
+            if not self._together.active:  # the others have not seen it
+                schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
             schedule.judging.next = min(schedule.judging.next, self.step + 1)
         self._plan()
         schedule.resume()
@@ -463,7 +495,7 @@ class Recorder:
             self._softmaxes = None
         if self._sampled or self._prelude:
             self._parameters.begin()
-        elif ahead > REST and self._stray is None and not self._closures:
+        elif ahead > REST and self._stray is None and not self._closures and not self._together.asking:
             self._begin_rest(ahead - 2)
 
     def _begin_rest(self, steps: int) -> None:
@@ -567,5 +599,6 @@ class Recorder:
     def _fail(self, what: str, error: Exception) -> None:
         self._sampled = self._prelude = False
         self._schedule.sampling.stop()
+        self._together.leave(at_once=True)
         self._activations.detach()
         self._report_failure(what, error)

@@ -204,6 +204,7 @@ class ValidationLosses:
 
     def __init__(self, scalars: Scalars) -> None:
         self.pending = False  # whether batches were added since the mean was last taken
+        self.latest: tuple[int, Scalar] | None = None  # step and mean of the pass, once taken
         self._scalars = scalars
         self._step = -1
         self._passes: dict[str, _Pass] = {}
@@ -239,7 +240,7 @@ class ValidationLosses:
 
     def observed(self, step: int, value: Scalar) -> None:
         """An explicit value; from now on only these count."""
-        self._explicit, self.pending = True, False
+        self._explicit, self.pending, self.latest = True, False, None
         self._passes.clear()
         self._scalars.keep(step, "val_loss", value)
 
@@ -257,7 +258,8 @@ class ValidationLosses:
             return
         whole = loss.summed and all(elements for *_, elements in one.losses)  # sums here and there
         parts = [value.float().mean() * size / (1 if whole else elements or 1) for value, size, elements in one.losses]
-        self._scalars.keep(self._step, "val_loss", torch.stack(parts).sum() / samples)
+        self.latest = self._step, torch.stack(parts).sum() / samples
+        self._scalars.keep(self._step, "val_loss", self.latest[1])
         if one.constant is not None and matching:
             scale = sum(elements for *_, elements in one.losses) / len(one.losses) if whole else 1.0
             self._scalars.keep(self._step, "val_constant_loss", one.constant * scale)

@@ -181,7 +181,7 @@ class Holdings:
                 known.names.update({names[id(parameter)]: len(self.groups) for parameter in mine})
                 known.parameters = sorted((*known.parameters, *mine), key=lambda parameter: -parameter.ndim)
                 self.held.update(known.names)
-                self.groups.append(_describe(optimizer, index))
+                self.groups.append(describe_group(optimizer, index))
                 self._sources.append((weakref.ref(optimizer), index))
         self.elsewhere += not known.names
         known.groups = len(optimizer.param_groups)
@@ -214,7 +214,8 @@ class Holdings:
         return rates
 
 
-def _describe(optimizer: Optimizer, index: int) -> Group:
+def describe_group(optimizer: Optimizer, index: int) -> Group:
+    """Settings of a param group as they are now."""
     group = optimizer.param_groups[index]
     momentum = group.get("momentum", (group.get("betas") or (0.0,))[0])
     return Group(

@@ -52,7 +52,7 @@ class LayerReadings:
         of_gradients = np.full((len(samples), self.layers, 2), np.nan)
         for row, sample in enumerate(samples):
             for here, sums, gradients in sample.parts:
-                reduced[row, here] = sums.numpy()[here]
+                reduced[row, here] = sums.numpy()[here, : count + UNITS]
                 arrived = gradients.numpy()
                 sent = here[: len(arrived)]
                 of_gradients[row, : len(arrived)][sent] = arrived[sent]
@@ -109,7 +109,7 @@ class ParameterReadings:
         sums = np.full((len(samples), len(ParameterSums.FIELDS), len(self._sizes)), np.nan)
         for row, sample in enumerate(samples):
             for here, transfer in sample.parts:
-                sums[row][:, here] = transfer.numpy()[:, here]
+                sums[row][:, here] = transfer.numpy()[: len(sums[row]), here]
         columns = dict(zip(ParameterSums.FIELDS, sums.swapaxes(0, 1), strict=True))
 
         def stacked(name: str) -> NDArray[np.bool_]:

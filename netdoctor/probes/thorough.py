@@ -90,6 +90,7 @@ class ThoroughSample:
         layers: Number of layers.
         sources: Slot that holds the input of each layer, -1 where it was not seen.
         remembered: `memory.time_gradient` of recurrent layers, by slot.
+        replicas: Between how many ranks the batch is divided whose mean loss counts.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ThoroughSample:
         layers: int,
         sources: NDArray[np.int64],
         remembered: Mapping[int, Tensor] | None = None,
+        replicas: int = 1,
     ) -> None:
         self._remembered = {slot: Transfer(value) for slot, value in (remembered or {}).items()}
         self._parts: list[tuple[NDArray[np.bool_], Transfer]] = []
@@ -106,7 +108,7 @@ class ThoroughSample:
         for device in activations.values:
             columns = [quantiles(activations, device, layers), effective_rank(activations, device, layers)[:, None]]
             if device in gradients.values:
-                columns.append(quantiles(gradients, device, layers))
+                columns.append(quantiles(gradients, device, layers) / replicas)
             self._parts.append((activations.on(device)[:layers], Transfer(torch.cat(columns, 1))))
             self._signals.append((activations.on(device), Transfer(batch_signal(activations, device))))
         self._layers, self._sources = layers, sources

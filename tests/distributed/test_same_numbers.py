@@ -1,0 +1,94 @@
+"""The numbers of a training on several ranks are those of the same training in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import netdoctor
+from tests.distributed import ddp, sharded, trainings
+from tests.distributed.processes import Ranks
+
+STEPS = 6
+EVERY_STEP = {"every": 1}
+# Told by the first rank's part of the batch alone: a fair sample.
+OF_FIRST_RANK = {
+    *("accuracy", "largest_predicted_share", "largest_class_share", "smallest_class_share", "constant_loss"),
+    *("residual_agreement", "model_input_mean", "model_input_std"),
+    *("effective_rank", "activation_batch_signal", "input_batch_signal"),
+}
+OF_WHOLE_GRADIENTS = {"gradient_nonzero"}  # not looked at where gradients are sharded
+
+
+@pytest.fixture(scope="module")
+def one_process() -> dict[str, Any]:
+    return trainings.in_one_process(STEPS, **EVERY_STEP)
+
+
+def assert_same(seen: list[dict[str, Any]], expected: dict[str, Any], rtol: float = 1e-4) -> None:
+    for rank, each in enumerate(seen):
+        assert each["faults"] == {}
+        assert each["alone"] == []
+        for name, (columns, steps, values) in expected.items():
+            if (
+                name in OF_FIRST_RANK
+                or "quantile" in name
+                or (name in OF_WHOLE_GRADIENTS and name not in each["tables"])
+            ):
+                continue
+            told = each["tables"][name]
+            assert told[0] == columns, name
+            assert told[1].tolist() == steps.tolist(), name
+            np.testing.assert_allclose(told[2], values, rtol, atol=1e-6, err_msg=f"{name} on rank {rank}")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_ddp(two: Ranks, one_process: dict[str, Any], inside: bool) -> None:
+    assert_same(two.run(ddp.train_watched, STEPS, EVERY_STEP, inside), one_process)
+
+
+def test_ddp_accumulates(two: Ranks) -> None:
+    model = trainings.network()
+    with netdoctor.watch(model, reporters=[], every=1) as monitor:
+        ddp.accumulated(model, trainings.batches(2 * STEPS))
+    assert_same(two.run(ddp.accumulate_watched, STEPS), trainings.tables(monitor.history))
+
+
+def test_numbers_that_a_device_delivers_late(two: Ranks, one_process: dict[str, Any]) -> None:
+    assert_same(two.run(ddp.train_with_late_numbers, STEPS), one_process)
+
+
+@pytest.mark.parametrize("how", ["", "watched early", "offload"])
+def test_fully_shard(two: Ranks, one_process: dict[str, Any], how: str) -> None:
+    assert_same(two.run(sharded.fully_sharded, STEPS, EVERY_STEP, how), one_process)
+
+
+def test_mixed_precision(two: Ranks, one_process: dict[str, Any]) -> None:
+    """Of bfloat16, whose numbers have 3 digits, the larger ones are compared."""
+    seen = two.run(sharded.fully_sharded, STEPS, EVERY_STEP, "bfloat16")
+    for name in ("loss", "gradient_norm", "weight_rms", "activation_rms", "activation_gradient_rms"):
+        np.testing.assert_allclose(seen[0]["tables"][name][2], one_process[name][2], 0.05, atol=1e-3, err_msg=name)
+
+
+def test_tensor_parallel(two: Ranks, one_process: dict[str, Any]) -> None:
+    assert_same(two.run(sharded.tensor_parallel, STEPS, EVERY_STEP), one_process)
+
+
+@pytest.mark.slow
+def test_ddp_of_four(four: Ranks, one_process: dict[str, Any]) -> None:
+    assert_same(four.run(ddp.train_watched, STEPS, EVERY_STEP), one_process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["", "hybrid"])
+def test_fully_shard_of_four(four: Ranks, one_process: dict[str, Any], how: str) -> None:
+    """Six channels over four ranks: the last one's shard is empty."""
+    assert_same(four.run(sharded.fully_sharded, STEPS, EVERY_STEP, how), one_process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["", "fully_shard"])
+def test_tensor_parallel_of_four(four: Ranks, one_process: dict[str, Any], how: str) -> None:
+    assert_same(four.run(sharded.tensor_parallel, STEPS, EVERY_STEP, how), one_process)
