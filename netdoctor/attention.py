@@ -13,7 +13,7 @@ from netdoctor.findings import Remedy
 from netdoctor.history import History
 
 Array = NDArray[np.float64]
-USUAL = 1.0  # largest logit that torch's default weights make; measured at the start of healthy models: 0.9 to 2
+USUAL = 0.3  # largest logit to begin with; torch's weights make 0.9 to 2 with a divisor, without one logits grow faster
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def loss_of(model: nn.Module, batch: Any, loss_fn: Any = None) -> Tensor:
         TypeError: What came out is no scalar tensor, or the batch holds no target; says what was expected.
     """
     if loss_fn is None:
-        return _scalar(_own_loss(_forward(model, batch)), "the model, called without a loss function,")
+        return _scalar(own_loss(_forward(model, batch)), "the model, called without a loss function,")
     if takes_model(loss_fn):
         return _scalar(loss_fn(model, batch), "loss_fn(model, batch)")
     inputs, target = split(batch)
@@ -136,7 +136,8 @@ def _forward(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
-def _own_loss(output: Any) -> Any:
+def own_loss(output: Any) -> Any:
+    """The loss that a model of transformers returns, wherever it stands in its output; else what is in its place."""
     if isinstance(output, Mapping):
         return output.get("loss")
     if isinstance(output, (tuple, list)):

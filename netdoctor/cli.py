@@ -78,6 +78,7 @@ def _describe_run(run: argparse.ArgumentParser) -> None:
     add("--ignore", metavar="SLUG", action="append", type=_slug, default=[], help="a rule not to run; repeatable")
     add("--every", metavar="N", type=_count, help="sample every N steps, whatever that costs")
     add("--budget", metavar="SHARE", type=_share, default=0.01, help="of the training time to take (0.01)")
+    add("--trial", action="store_true", help="try the remedies of what the first steps show, on copies")
     names = ",".join(severities)
     add("--fail-on", metavar=f"{{{names}}}", type=severity, help="end with status 3 on a finding as severe as this")
     add("-m", dest="module", metavar="MODULE", nargs=argparse.REMAINDER, help="run a module, as python -m does")

@@ -31,6 +31,7 @@ def run(given: argparse.Namespace) -> int:
         ignore=tuple(given.ignore),
         every=given.every,
         budget=given.budget,
+        trial=given.trial,
         fail_on=given.fail_on,
     )
     try:

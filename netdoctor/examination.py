@@ -17,12 +17,13 @@ from netdoctor.findings import Diagnosis
 from netdoctor.history import History
 from netdoctor.monitor import Monitor
 from netdoctor.probes.anatomy import watched_modules
+from netdoctor.probes.holders import holds, holds_masters, other_holders, with_holders
 from netdoctor.probes.mixing import sample_mixing
 from netdoctor.probes.schedule import Schedule
 from netdoctor.rules.base import Rule
 
 # Rules whose patience is meant for a training that goes on; here one sample is all there will ever be.
-TUNED: dict[str, dict[str, Any]] = {"weights-not-updated": {"samples": 1}}
+TUNED: dict[str, dict[str, Any]] = {"weights-not-updated": {"samples": 1, "elsewhere": 1}}
 
 
 def checkup(
@@ -56,17 +57,22 @@ def checkup(
     arguments.check_model(model)
     arguments.check_optimizer(optimizer)
     asked = tuple(_tuned(rule) for rule in arguments.chosen_rules(rules, ignore))
+    foreign = optimizer is not None and not holds(optimizer, model)
+    others = [] if optimizer is None else other_holders(optimizer, model)
     with apart(model):
-        still = optimizer is None or isinstance(optimizer, LBFGS)  # which takes many looks at the loss in a step
+        still = optimizer is None or foreign or isinstance(optimizer, LBFGS)  # which looks at many losses in a step
         copied, stepping, criterion = copy_training(model, None if still else optimizer, loss_fn)
         if not copied.training:
             copied.train()
         if still:
-            stepping = at_rest(optimizer, model, copied)
+            stepping = at_rest(None if foreign else optimizer, model, copied)
         moved = on_device(batch, copied)
         history = examine(copied, stepping, lambda: loss_of(copied, moved, criterion), inputs_of(moved, criterion))
     if still:
         _forget_optimizer(history)
+    history.facts = with_holders(history.facts, model, others)
+    if optimizer is not None and foreign and not others and not holds_masters(optimizer, model):
+        history.facts = history.facts.with_changes(unstepped=1, steps_elsewhere=1, optimizers_elsewhere=1)
     return diagnose(history, asked)
 
 

@@ -406,9 +406,8 @@ class History:
             columns["value"].append(table.values[row, column])
         return pandas.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the history to exactly ``path``, whole or not at all: an older file stays until the new one is safe."""
-        path = Path(path)
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -428,10 +427,17 @@ class History:
         arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header, default=_plain).encode(), np.uint8)}
         for i, table in enumerate(self._tables.values()):
             arrays |= {f"{i}.steps": table.steps, f"{i}.values": table.values, f"{i}.state": table._state}
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        return file.getvalue()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the history to exactly ``path``, whole or not at all: an older file stays until the new one is safe."""
+        path = Path(path)
         beside = path.with_name(path.name + ".tmp")
         try:
             with open(beside, "wb") as file:
-                np.savez_compressed(file, **arrays)
+                file.write(self.to_bytes())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
@@ -448,15 +454,24 @@ class History:
             OSError: The file cannot be opened.
         """
         with open(path, "rb") as file:
-            try:
-                return cls._read(file, os.fspath(path))
-            except HistoryError:
-                raise
-            except Exception as error:  # numpy, zipfile, zlib and json raise a dozen kinds on damaged bytes
-                raise HistoryError(f"{os.fspath(path)} is damaged or no netdoctor history: {error}") from error
+            return cls.from_bytes(file.read(), os.fspath(path))
 
     @classmethod
-    def _read(cls, file: io.BufferedReader, path: str) -> History:
+    def from_bytes(cls, data: bytes, source: str = "the state") -> History:
+        """The inverse of `to_bytes`; errors speak of ``source``.
+
+        Raises:
+            HistoryError: They are damaged, no history, or of a newer netdoctor.
+        """
+        try:
+            return cls._read(io.BytesIO(data), source)
+        except HistoryError:
+            raise
+        except Exception as error:  # numpy, zipfile, zlib and json raise a dozen kinds on damaged bytes
+            raise HistoryError(f"{source} is damaged or no netdoctor history: {error}") from error
+
+    @classmethod
+    def _read(cls, file: io.BytesIO, path: str) -> History:
         with zipfile.ZipFile(file) as archive:
 
             def member(name: str) -> NDArray[Any]:

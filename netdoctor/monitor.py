@@ -9,17 +9,20 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from netdoctor import arguments
+from netdoctor import arguments, resuming
+from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.casebook import Casebook
 from netdoctor.delivery import Delivery
 from netdoctor.diagnose import diagnose
 from netdoctor.findings import Diagnosis, Finding, Skipped
 from netdoctor.history import History
 from netdoctor.probes.anatomy import unwrapped, watched_modules
+from netdoctor.probes.ranks import rank
 from netdoctor.probes.schedule import Schedule
 from netdoctor.recorder import Recorder
 from netdoctor.reopening import context
@@ -99,6 +102,7 @@ class Monitor:
         self._casebook = Casebook()
         self._faults: dict[str, str] = {}
         self._effects: dict[str, str] = {}  # that remedies had when they were tried, by action
+        self._model = weakref.ref(model)
         reference = weakref.ref(self)
         self._finalizer = weakref.finalize(model, _close, reference)
         self._finalizer.atexit = False
@@ -178,6 +182,45 @@ class Monitor:
         if output is not None or target is not None:
             self._recorder.predicted(*arguments.prediction(output, target))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The run so far, for a checkpoint: after `load_state_dict` a new monitor of the model goes on from it.
+
+        It holds numbers and tensors only, which ``torch.load(weights_only=True)`` reads.
+        """
+        report = self._report(self.diagnose(), ())
+        report.history.context = context(self._casebook, report, self._rules)
+        return resuming.state_of(report.history, self.step)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: with its numbers, its findings, which are not told again, and its count of steps.
+
+        Raises:
+            ValueError: The state is damaged, none of a monitor, or of another model.
+            RuntimeError: This monitor has seen steps already.
+        """
+        if self.step:
+            raise RuntimeError(f"load_state_dict() comes before the first step, not after {self.step}: watch() anew")
+        history, step = resuming.history_of(state, self._recorder.history)
+        self._casebook = Casebook.from_list(history.context.get("cases", []))
+        self._recorder.resume(history, step)
+
+    def keep_best(self, path: str | os.PathLike[str] = "best.pt") -> BestCheckpoint:
+        """Keep the model's ``state_dict`` of the lowest validation loss in a file, from now on.
+
+        A validation pass is over at the next `backward` or at `close`; a loss given to `observe` counts at once. Where
+        the weights changed since the pass, nothing is written. Of several processes the first one writes.
+
+        Returns:
+            What is in the file: ``.step``, ``.loss``, ``.path``.
+
+        Raises:
+            FileNotFoundError: The folder is not there.
+            IsADirectoryError: The path is a folder.
+            ValueError: The parameters are spread over several processes.
+        """
+        self._recorder.best = BestCheckpoint(path, self._model)
+        return self._recorder.best
+
     def report(self, path: str | os.PathLike[str] = "netdoctor-report.html") -> Path:
         """Write the run so far as one HTML page that needs no network, and return its path.
 
@@ -202,7 +245,7 @@ class Monitor:
                 diagnosis = self._judge(wait=True)
         except Exception as error:  # noqa: BLE001  # closing must not hide the user's own exception
             self._fail("the last diagnosis", error)
-        losses = self._delivery.close(self._report(diagnosis, ()))
+        losses = () if rank() else self._delivery.close(self._report(diagnosis, ()))
         if losses:
             self._rescue(losses)
 
@@ -224,6 +267,8 @@ class Monitor:
 
     def _step_ended(self) -> None:
         judging = self._schedule.judging
+        if rank():
+            return  # the first rank judges, and the others do not wait for it
         validated = self._recorder.validated and judging.affords(self._schedule.seconds)  # news, and time went by
         if self.step >= judging.next or not self.step or validated:
             start = perf_counter()
@@ -235,7 +280,8 @@ class Monitor:
         diagnosis = self._verdict()
         report = self._report(diagnosis, self._casebook.update(diagnosis))
         self._recorder.history.context = context(self._casebook, report, self._rules)
-        self._delivery.report(report)
+        if not rank():
+            self._delivery.report(report)
         return diagnosis
 
     def _report(self, diagnosis: Diagnosis, changes: tuple[Change, ...]) -> Report:

@@ -25,6 +25,7 @@ def context(casebook: Casebook, report: Report, rules: Iterable[Rule]) -> dict[s
         "faults": [skipped.reason for skipped in report.diagnosis.skipped if not skipped.rule],
         "overhead": report.overhead,
         "seconds": report.seconds,
+        "resumed": report.history.context.get("resumed", 0),
     }
 
 

@@ -145,6 +145,9 @@ MEASURED = (
     Statistic("unit_spread", "", "parameter", "std between units over rms: 0 where all units have the same weights"),
     Statistic("gate_spread", "", "parameter", "the same within each gate, or within queries, keys and values"),
     Statistic("gradient_missing", "", "parameter", "1 where the step found no gradient"),
+    Statistic(
+        "replica_spread", "", "parameter", "how far the ranks' replicas of the parameter lie apart, over its norm"
+    ),
     Statistic("gradient_norm", "loss/w", "run", "norm of all gradients before clipping"),
     Statistic("clipped_gradient_norm", "loss/w", "run", "norm of all gradients that the step uses"),
     Statistic("cosine", "", "run", "cosine between the whole gradient and the one of the step before"),

@@ -1,7 +1,5 @@
 """Is it rising, falling or flat? Tests that account for noise and its autocorrelation.
 
-scipy is imported where it is used: it takes longer to import than the rest of netdoctor together.
-
 Every function takes plain series, leaves out what is not finite, and answers "cannot tell" (False, p = 1) on too few
 points. Steps are taken as evenly spaced where none are given. All probabilities are two-sided.
 """
@@ -13,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from netdoctor import significance
+
 Array = NDArray[np.float64]
 
 FEWEST = 4  # points: below, neither noise nor a trend can be told
@@ -22,7 +22,7 @@ FLAT = (
     3.0  # standard deviations of the block means; measured: 90 % of windows of white noise are flat from 64 points on
 )
 LONGEST = 64  # points given to the quadratic Theil–Sen estimator
-EXACT = 33  # points; up to here p of Mann–Kendall is exact, as in scipy
+EXACT = 33  # points; up to here p of Mann–Kendall is exact
 
 
 def block_means(values: ArrayLike, blocks: int) -> Array:
@@ -61,10 +61,7 @@ def theil_sen(steps: ArrayLike, values: ArrayLike) -> tuple[float, float, float]
         return 0.0, -np.inf, np.inf
     if np.ptp(y) == 0:
         return 0.0, 0.0, 0.0
-    from scipy import stats
-
-    fit = stats.theilslopes(y, x, alpha=0.95)
-    return float(fit[0]), float(fit[2]), float(fit[3])
+    return significance.sen_slopes(x, y)
 
 
 def mann_kendall(values: ArrayLike) -> tuple[float, float]:
@@ -80,11 +77,8 @@ def mann_kendall(values: ArrayLike) -> tuple[float, float]:
         return 0.0, 1.0
     signs = _pairs(finite)
     if len(finite) > EXACT or not signs.all():
-        from scipy import stats
-
-        test = stats.kendalltau(np.arange(len(finite)), finite)
-        return float(test.statistic), float(test.pvalue)
-    falls = int((signs < 0).sum())  # scipy's exact p, at a twentieth of its time
+        return significance.kendall(float(signs.sum()), finite)
+    falls = int((signs < 0).sum())
     p = 2 * _falls_distribution(len(finite))[min(falls, len(signs) - falls)]
     return float(signs.mean()), min(1.0, float(p))
 
@@ -170,13 +164,7 @@ def welch(before: ArrayLike, after: ArrayLike) -> tuple[float, float]:
     if _constant(a) and _constant(b):
         return difference, 0.0
     shrink = 1 / _correlation_time(a - a.mean(), b - b.mean())
-    effective = [max(len(window) * shrink, 2.0) for window in (a, b)]
-    from scipy import stats
-
-    test = stats.ttest_ind_from_stats(
-        b.mean(), b.std(ddof=1), effective[1], a.mean(), a.std(ddof=1), effective[0], equal_var=False
-    )
-    return difference, float(test.pvalue)
+    return difference, significance.welch(a, b, (max(len(a) * shrink, 2.0), max(len(b) * shrink, 2.0)))
 
 
 def _finite(values: ArrayLike) -> Array:
@@ -242,8 +230,6 @@ def _trend(values: Array, sign: int, blocks: int, alpha: float) -> bool:
     if len(values) < FEWEST or _constant(values):
         return False
     values = _fenced(values)
-    from scipy import optimize
-
-    curve = optimize.isotonic_regression(values, increasing=sign > 0).x
+    curve = sign * significance.rising(sign * values)
     tau, p = mann_kendall(_means(values, values - curve, blocks))
     return tau * sign > 0 and p < alpha

@@ -58,18 +58,34 @@ class Arm:
 
 
 def ranked(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-    """The lowest loss first; those that were refused last."""
-    return tuple(sorted(arms, key=lambda arm: (bool(arm.refused), arm.loss)))
+    """The lowest loss first; of losses that hardly differ the one that leaves fewer findings; what was refused last."""
+    by_loss = sorted(arms, key=lambda arm: (bool(arm.refused), arm.loss))
+    order: list[Arm] = []
+    while by_loss:
+        alike = [arm for arm in by_loss if arm is by_loss[0] or _alike(arm, by_loss[0])]
+        best = min(alike, key=lambda arm: len(arm.findings))
+        order.append(best)
+        by_loss.remove(best)
+    return tuple(order)
 
 
 def better(arm: Arm, untouched: Arm) -> bool:
-    """Whether a remedy does better than none by more than the repeats differ."""
-    if not math.isfinite(arm.loss):
+    """Whether a remedy does better than none by more than the repeats differ, or as well with fewer findings."""
+    if not math.isfinite(arm.loss) or arm.refused:
         return False
     if not math.isfinite(untouched.loss):
         return True
-    spread = max(high - low for low, high in (arm.interval, untouched.interval))
-    return untouched.loss - arm.loss > max(0.5 * spread, LEAST * abs(untouched.loss))
+    if _alike(arm, untouched):
+        return len(arm.findings) < len(untouched.findings)
+    return arm.loss < untouched.loss
+
+
+def _alike(one: Arm, other: Arm) -> bool:
+    """Whether two losses differ by no more than the repeats of each."""
+    if bool(one.refused) != bool(other.refused) or not math.isfinite(one.loss - other.loss):
+        return False
+    spread = max(high - low for low, high in (one.interval, other.interval))
+    return abs(one.loss - other.loss) <= max(0.5 * spread, LEAST * max(abs(one.loss), abs(other.loss)))
 
 
 @dataclass(frozen=True)

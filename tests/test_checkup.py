@@ -136,6 +136,31 @@ class TestFaults:
         assert slugs(diagnosis, Severity.NOTE) == ["weights-not-updated"]
         assert diagnosis.findings[0].layers == ("0",)
 
+    def test_an_optimizer_of_another_model(self) -> None:
+        model = models.mlp(64, 64, 10)
+        optimizer = torch.optim.SGD(copy.deepcopy(model).parameters(), 0.1)
+        (finding,) = netdoctor.checkup(model, batch(), F.cross_entropy, optimizer).findings
+        assert finding.rule == "weights-not-updated"
+        assert "none of them holds any of its parameters" in finding.message
+        finding.remedies[0].apply(model, optimizer)
+        assert netdoctor.checkup(model, batch(), F.cross_entropy, optimizer).healthy
+
+    def test_what_another_optimizer_of_the_program_holds_is_not_missed(self) -> None:
+        model = models.mlp(64, 64, 10)
+        first, second = torch.optim.SGD(model[0].parameters(), 0.1), torch.optim.Adam(model[2].parameters())
+        assert netdoctor.checkup(model, batch(), F.cross_entropy, first).healthy
+        del second
+        assert not netdoctor.checkup(model, batch(), F.cross_entropy, first).healthy
+
+    def test_a_loss_summed_over_the_batch(self) -> None:
+        x = torch.randn(64, 10)
+        model, target = models.mlp(10, 32, 1), x[:, :1] + 1
+        optimizer, criterion = torch.optim.SGD(model.parameters(), 0.03), nn.MSELoss(reduction="sum")
+        (finding,) = netdoctor.checkup(model, (x, target), criterion, optimizer).findings
+        assert finding.rule == "summed-loss"
+        finding.remedies[0].apply(model, optimizer, criterion)
+        assert netdoctor.checkup(model, (x, target), criterion, optimizer).healthy
+
     def test_samples_that_mix(self) -> None:
         class Mixing(nn.Module):
             def __init__(self) -> None:

@@ -21,9 +21,10 @@ from netdoctor.statistics import STATISTICS
 
 PACKAGE = Path(netdoctor.__file__).parent
 HEADINGS = ("## What it looks at", "## Why it matters", "## When it is wrong", "## References")
-WITH_TORCH = {"arguments", "batches", "copies", "demo", "discovery", "examination", "lr_finder", "monitor",
-              "recorder", "session", "statistics", "stretches", "structure", "trials"}  # fmt: skip
-DEPENDENCIES = {"netdoctor", "torch", "numpy", "scipy", "rich"}
+WITH_TORCH = {"arguments", "batches", "best_checkpoint", "copies", "demo", "discovery", "examination", "layer_graph",
+              "lr_finder", "monitor", "recorder", "recording", "rehearsal", "resuming", "session", "statistics",
+              "stretches", "structure", "trials"}  # fmt: skip
+DEPENDENCIES = {"netdoctor", "torch", "numpy", "rich"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EACH_RULE = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.slug)
 EACH_SOURCE = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -213,3 +214,8 @@ def test_data_flows_one_way(path):
         assert not [name for name in used if inside(name, "netdoctor")]
     if place.name == "notebook.py":  # it is handed findings, and needs them for its types only
         assert not [name for name in used if inside(name, "netdoctor") and not inside(name, "netdoctor.findings")]
+
+
+def test_the_readme_lists_every_rule() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert [rule.slug for rule in ALL if readme.count(f"| `{rule.slug}` |") != 1] == []

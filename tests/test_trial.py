@@ -196,3 +196,21 @@ def test_the_picture_and_the_table() -> None:
     plots.close("all")
     table = result.table()
     assert [next(iter(column.cells)) for column in table.columns] == ["Clip", "0.5", "0.01", "nothing"]
+
+
+def test_of_losses_that_hardly_differ_the_one_with_fewer_findings_is_better() -> None:
+    ill, cured = ("expert-imbalance",), ()
+    untouched = Arm(None, (1.0,), findings=ill)
+    for loss, findings, expected in (
+        (0.99, cured, True),
+        (1.01, cured, True),
+        (0.99, ill, False),
+        (0.5, (*ill, "loss-spike"), True),
+        (1.5, cured, False),
+    ):
+        arm = Arm(Remedy("a"), (loss,), findings=findings)
+        assert better(arm, untouched) is expected
+        assert (ranked((untouched, arm))[0] is arm) is (expected or loss < 1)
+    lost = Arm(Remedy("b"), (float("inf"),))
+    refused = Arm(Remedy("c"), refused="no")
+    assert ranked((refused, lost, untouched)) == (untouched, lost, refused)

@@ -38,11 +38,19 @@ class MLflowReporter:
         run_id: Of the run; by default the active one at the first report.
         keys: How many different metrics at most; of more layers than fit, evenly chosen ones are logged.
         seconds: Between two requests in the long run.
+        client: Of the server that the run is on; by default that of ``mlflow.set_tracking_uri``.
     """
 
-    def __init__(self, run_id: str | None = None, *, keys: int = KEYS, seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        run_id: str | None = None,
+        *,
+        keys: int = KEYS,
+        seconds: float = 10.0,
+        client: mlflow.MlflowClient | None = None,
+    ) -> None:
         self._run_id = run_id
-        self._client: Any = None
+        self._client: Any = client if run_id is not None else None
         self._scalars = Scalars(keys)
         self._points = max(BATCH // keys, 1)  # of a statistic in one request: the loss is kept at every step
         self._throttle = Throttle(seconds)

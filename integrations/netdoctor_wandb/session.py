@@ -60,7 +60,7 @@ class Session:
 
     def show(self, report: Report) -> None:
         """Log what is new, in one call at most."""
-        self._latest = report
+        self._take(report)
         self._say(report)
         payload = self._findings(report)
         if self._pages.ready(report.diagnosis.step):
@@ -71,10 +71,15 @@ class Session:
 
     def show_last(self, report: Report) -> None:
         """Log the final state."""
-        self._latest = report
+        self._take(report)
         self._final(report)
         if not self._at_end:
             self._end()
+
+    def _take(self, report: Report) -> None:
+        self._latest = report
+        if report.history.context.get("resumed"):
+            self._offset = 0  # the monitor, resumed too, counts on by itself
 
     def _final(self, report: Report) -> None:
         self._complete = True

@@ -19,14 +19,17 @@ from torch.utils.hooks import RemovableHandle
 from netdoctor.facts import WEIGHTED, Layer
 from netdoctor.probes import memory
 from netdoctor.probes.anatomy import unit_axis
+from netdoctor.probes.blocks import Block
 from netdoctor.probes.comparisons import ELEMENTS
 from netdoctor.probes.compiled import ROOT, Marked, forget
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
 from netdoctor.probes.lineage import Lineage
+from netdoctor.probes.ranks import enclosing
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
 from netdoctor.probes.sampling import Samples, first_tensor, plain
+from netdoctor.probes.sharding import Span, Split, along, block_of, input_block, pending
 from netdoctor.probes.thorough import ThoroughSample
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION, Array, Mask
 from netdoctor.structure import Form, Graph, Node
@@ -42,7 +45,8 @@ class LayerSample:
     """What one sampled step tells of the layers, perhaps still on its way from the device.
 
     Attributes:
-        rows: Sampled rows of each slot, 0 where it was not filled; the slots of the layers, then those of inputs.
+        rows: Sampled rows of each slot, 0 where it was not filled; the slots of the layers, then those of inputs. Of
+            a layer that several ranks compute together, the share of them that this one has sampled.
         units: Sampled units of each slot.
         gradients: Sampled elements of the gradient at each layer's output.
         sources: Slot that holds the input of each layer, -1 where it was not seen.
@@ -51,7 +55,7 @@ class LayerSample:
             `reduce_gradients` made of the gradients.
     """
 
-    rows: NDArray[np.int64]
+    rows: Array
     units: NDArray[np.int64]
     gradients: NDArray[np.int64]
     sources: NDArray[np.int64]
@@ -88,6 +92,9 @@ class ActivationProbe:
         outputs: What some of the last of them, and the root, made, by node.
         scripted: Names of the layers that take no hook.
         transparent: Names of the layers that are nonlinearities, and of those that are dropout.
+        parallel: The DistributedDataParallel in which the root ran in the last sampled step.
+        splits: Of the layers that several ranks compute together, by module, how.
+        shared: Whether other ranks are asked for their samples.
     """
 
     def __init__(
@@ -136,6 +143,10 @@ class ActivationProbe:
         self.gradients = Samples(len(layers))
         self._limits: dict[int, float] = {}  # slot -> bound of its elements, of those that feed a bounded nonlinearity
         self._bounds: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.parallel: weakref.ref[nn.Module] | None = None
+        self.splits: dict[nn.Module, Split] = {}
+        self._spans: dict[torch.Size, Span] = {}  # of the last split layer with an output of this shape
+        self.shared = False
 
     @property
     def called(self) -> tuple[Container[str], Collection[str]]:
@@ -229,6 +240,9 @@ class ActivationProbe:
             self._traced.append([])
             if len(self._traced) > PASSES:
                 self._let_go(self._traced.popleft())
+        if self.on:
+            parallel = enclosing()
+            self.parallel = None if parallel is None else weakref.ref(parallel)
         if self.on or not gradients:
             self.given = args[0].detach() if args and isinstance(args[0], Tensor) else None
             if gradients:
@@ -257,14 +271,14 @@ class ActivationProbe:
             self._fail("activations of compiled layers", error)
         self.spent += perf_counter() - start
 
-    def backward(self, slot: int, gradient: Tensor, axis: int) -> None:
+    def backward(self, slot: int, gradient: Tensor, axis: int, block: Block | None = None) -> None:
         """Sample the gradient at a layer's output."""
         start = perf_counter()
         try:
             local = plain(gradient)
             if self.on and local is not None:
                 with torch.no_grad():  # create_graph=True
-                    self.gradients.store(slot, local, axis)
+                    self.gradients.store(slot, local, axis, block)
         except Exception as error:  # noqa: BLE001
             self._fail("activation gradients", error)
         self.spent += perf_counter() - start
@@ -306,6 +320,11 @@ class ActivationProbe:
         if produced is None or local is None:
             return
         axis = self._note_form(slot, local)
+        block = None
+        if self.splits or type(produced) is not Tensor:
+            if pending(produced):
+                return
+            block = self._block(slot, module, produced, local, axis)
         self._pass_of[slot] = self.passes if torch._C._current_graph_task_id() == -1 else max(self.passes - 1, 0)
         if self._tracing and self.layers[slot].kind == "recurrent" and args:
             series = memory.keep(module, args[0])
@@ -313,7 +332,7 @@ class ActivationProbe:
                 self._series[slot] = series
         if self.layers[slot].kind in ("norm", "dropout"):
             self._evaluating[slot] = not module.training
-        self.activations.store(slot, local, axis)
+        self.activations.store(slot, local, axis, block)
         self._seen[id(produced)] = (weakref.ref(produced), produced._version, slot)
         if produced.requires_grad:
             node = produced.grad_fn if self._tracing or self._keeping else None
@@ -325,7 +344,7 @@ class ActivationProbe:
                 self._keep(produced)
                 self.last[node] = self.layers[slot].name
             if self.layers[slot].kind in HOOKED:  # what nonlinearities and norms get, the layer before gets too
-                produced.register_hook(GradientHook(self, slot, axis))
+                produced.register_hook(GradientHook(self, slot, axis, block))
 
     def _due(self, slot: int) -> bool:
         """Whether a layer is called for the first time in this pass: checkpoints call it again while backward runs."""
@@ -358,8 +377,34 @@ class ActivationProbe:
         if local is not None:
             axis = self._axes[slot]
             axis = -1 if axis is None or local.ndim <= axis else axis
-            self.activations.store(self._input_slots[slot], local, axis)
+            block = block_of(given) if type(given) is not Tensor else None
+            if block is None and self.splits:
+                module = self._modules[slot]()
+                block = input_block(self.splits.get(module) if module is not None else None, local, axis)
+            self.activations.store(self._input_slots[slot], local, axis, block)
             self._sources[slot] = self._input_slots[slot]
+
+    def _block(self, slot: int, module: nn.Module, produced: Tensor, local: Tensor, axis: int) -> Block | None:
+        """Which part of a layer's output is on this rank."""
+        block = block_of(produced) if type(produced) is not Tensor else None
+        if block is not None:
+            return block
+        split = self.splits.get(module)
+        if split is None and self._axes[slot] is None:  # a nonlinearity takes what stands before it
+            return along(self._spans.get(local.shape), local, axis)
+        span = None if split is None else split.output
+        if span is None:
+            self._spans.pop(local.shape, None)
+        else:
+            self._spans[local.shape] = span
+        return along(span, local, axis)
+
+    def divide(self, splits: dict[nn.Module, Split]) -> None:
+        """Several ranks compute layers together; what was sampled in this step without knowing it is forgotten."""
+        if splits != self.splits:
+            self.splits = splits
+            self.activations.clear()
+            self.gradients.clear()
 
     def axis(self, slot: int, output: Tensor) -> int:
         """Dimension over units: the layer's own, else that of the last layer with an output of this shape."""
@@ -413,12 +458,14 @@ class ActivationProbe:
     def reduce(self) -> LayerSample:
         """Reduce what the hooks sampled to sums, and send these on their way to the host."""
         self._blank = 0 if self.activations.filled.any() else self._blank + 1
-        rows = np.where(self.activations.filled, self.activations.rows, 0)
-        gradients = np.where(self.gradients.filled, self.gradients.rows * self.gradients.units, 0)
+        everything = slice(None)
+        units = np.maximum(self.activations.units, 1)
+        rows = np.where(self.activations.filled, self.activations.here(everything) / units, 0.0)
+        gradients = np.where(self.gradients.filled, self.gradients.here(everything), 0)
         parts = tuple(
             (
                 self.activations.on(device),
-                Transfer(reduce_layers(values, self._bounds_on(device))),
+                Transfer(reduce_layers(values, self._bounds_on(device), self.shared)),
                 Transfer(reduce_gradients(self.gradients.values.get(device, values[:0]))),
             )
             for device, values in self.activations.values.items()
@@ -432,19 +479,24 @@ class ActivationProbe:
         dtypes = {name: form.dtype for name, form in self.forms.items()}
         return Lineage(graph, self.activations, self.layers, dtypes, self._sources.copy())
 
-    def look_thoroughly(self) -> ThoroughSample:
-        """What takes longer than `reduce`: distributions, ranks and the memory of recurrent layers."""
+    def look_thoroughly(self, replicas: int = 1) -> ThoroughSample:
+        """What takes longer than `reduce`: distributions, ranks and the memory of recurrent layers.
+
+        Args:
+            replicas: Between how many ranks the batch is divided whose mean loss counts.
+        """
         remembered: dict[int, Tensor] = {}
         for slot, series in self._series.items():
             module = self._modules[slot]()
             if isinstance(module, nn.RNNBase):
                 remembered[slot] = memory.time_gradient(module, series)
-        return ThoroughSample(self.activations, self.gradients, len(self.layers), self._sources.copy(), remembered)
+        sources = self._sources.copy()
+        return ThoroughSample(self.activations, self.gradients, len(self.layers), sources, remembered, replicas)
 
     def _bounds_on(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
         if not self._limits:
             return None
         if device not in self._bounds:
             slots, limits = list(self._limits), list(self._limits.values())
-            self._bounds[device] = torch.tensor(slots, device=device), torch.tensor(limits, device=device)
+            self._bounds[device] = sent(slots, device), sent(np.array(limits, np.float32), device)
         return self._bounds[device]

@@ -61,6 +61,7 @@ class TrainingLosses:
         self._scaled = False
         self._open: list[Scalar] = []
         self._stepping = self._stale = False
+        self._untaken = False  # whether the step that is under way found losses that no step has taken
         self._staged: dict[str, Scalar] = {}  # what the nodes of the open losses told, by statistic
         self._kinds: set[str] = set()  # of the open losses; "" for those that tell of no constant prediction
         self._taken: list[Scalar] | None = None  # the list that the last step took
@@ -80,7 +81,8 @@ class TrainingLosses:
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
-            self._open, self._staged, self._kinds = [], {}, set()
+            if not self._untaken:
+                self._open, self._staged, self._kinds = [], {}, set()
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
@@ -132,13 +134,14 @@ class TrainingLosses:
         if found is not None and len(self._kinds) == 1:
             self._staged |= {name: value * len(self._open) for name, value in found.items()}
 
-    def before_step(self) -> None:
-        """Any optimizer begins a step."""
+    def before_step(self, own: bool = True) -> None:
+        """Any optimizer begins a step; the closure of the model's ``own`` adds to the losses accumulated so far."""
         self._stepping = self._stale = True
+        self._untaken = own and self._taken is not self._open
 
     def after_step(self, step: int, optimizer: int, alone: bool = False) -> None:
         """An optimizer (by ``id``) of the model has made a step, ``alone`` where it is the only one at work."""
-        self._stepping = False
+        self._stepping, self._untaken, self._stale = False, False, True
         if not self._open or self._taken is self._open:
             return
         self._taken = self._open
@@ -201,6 +204,7 @@ class ValidationLosses:
 
     def __init__(self, scalars: Scalars) -> None:
         self.pending = False  # whether batches were added since the mean was last taken
+        self.latest: tuple[int, Scalar] | None = None  # step and mean of the pass, once taken
         self._scalars = scalars
         self._step = -1
         self._passes: dict[str, _Pass] = {}
@@ -236,7 +240,7 @@ class ValidationLosses:
 
     def observed(self, step: int, value: Scalar) -> None:
         """An explicit value; from now on only these count."""
-        self._explicit, self.pending = True, False
+        self._explicit, self.pending, self.latest = True, False, None
         self._passes.clear()
         self._scalars.keep(step, "val_loss", value)
 
@@ -254,7 +258,8 @@ class ValidationLosses:
             return
         whole = loss.summed and all(elements for *_, elements in one.losses)  # sums here and there
         parts = [value.float().mean() * size / (1 if whole else elements or 1) for value, size, elements in one.losses]
-        self._scalars.keep(self._step, "val_loss", torch.stack(parts).sum() / samples)
+        self.latest = self._step, torch.stack(parts).sum() / samples
+        self._scalars.keep(self._step, "val_loss", self.latest[1])
         if one.constant is not None and matching:
             scale = sum(elements for *_, elements in one.losses) / len(one.losses) if whole else 1.0
             self._scalars.keep(self._step, "val_constant_loss", one.constant * scale)

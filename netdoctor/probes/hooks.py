@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from netdoctor.probes import compiled
+from netdoctor.probes.blocks import Block
 from netdoctor.probes.outside import uncompiled
 
 if TYPE_CHECKING:
@@ -81,11 +82,12 @@ class PassHook(_Hook):
 class GradientHook:
     """Samples the gradient that arrives at one output."""
 
-    def __init__(self, probe: ActivationProbe, slot: int, axis: int) -> None:
+    def __init__(self, probe: ActivationProbe, slot: int, axis: int, block: Block | None = None) -> None:
         self.probe = probe
         self.slot = slot
         self.axis = axis
+        self.block = block
 
     @uncompiled
     def __call__(self, gradient: Tensor) -> None:
-        self.probe.backward(self.slot, gradient, self.axis)
+        self.probe.backward(self.slot, gradient, self.axis, self.block)

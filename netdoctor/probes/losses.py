@@ -64,7 +64,17 @@ class Listener(Protocol):
         """A loss function was called without gradients."""
 
 
+class Overhearing(Protocol):
+    """What is told of loss functions that run with gradients, too. May not raise."""
+
+    def called(
+        self, function: Callable[..., Tensor], input: Tensor, rest: Any, options: dict[str, Any], loss: Any
+    ) -> None:
+        """``function(input, *rest, **options)`` gave ``loss``."""
+
+
 _listeners: list[Listener] = []
+_overhearing: list[Overhearing] = []
 _originals: list[tuple[Any, str, Callable[..., Any], Callable[..., Any]]] = []
 
 
@@ -86,6 +96,17 @@ def unlisten(listener: Listener) -> None:
             owner, name, original, wrapper = _originals.pop()
             if getattr(owner, name) is wrapper:  # else somebody patched over it: our wrapper stays and passes on
                 setattr(owner, name, original)
+
+
+def overhear(listener: Overhearing) -> None:
+    """Tell it of calls with gradients too; they are noticed while anybody listens."""
+    _overhearing.append(listener)
+
+
+def overhear_no_more(listener: Overhearing) -> None:
+    """Tell it no more."""
+    if listener in _overhearing:
+        _overhearing.remove(listener)
 
 
 def _patch(owner: Any, name: str, watched: Callable[..., Callable[..., Any]]) -> None:
@@ -120,6 +141,8 @@ def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     def loss_function(input: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(input, *args, **kwargs)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _listeners:
+            for each in tuple(_overhearing):
+                each.called(original, input, args, kwargs, loss)
             return loss
         if isinstance(loss, Tensor) and isinstance(input, Tensor) and input.ndim:
             target = args[0] if args else kwargs.get("target")

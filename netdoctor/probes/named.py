@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netdoctor.history import History
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, together
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,4 @@ def named(statistics: tuple[str, ...], found: Mapping[str, tuple[Tensor, ...]]) 
     if not found:
         return None
     rows = [torch.stack(values).float() for values in found.values()]
-    if len({row.device for row in rows}) > 1:
-        rows = [row.cpu() for row in rows]
-    return Named(statistics, tuple(found), Transfer(torch.stack(rows)))
+    return Named(statistics, tuple(found), Transfer(together(rows)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import Group
 from netdoctor.probes.outside import uncompiled
+from netdoctor.probes.transfer import Transfer
 
 
 class Listener(Protocol):
@@ -142,11 +143,18 @@ class Holdings:
     """
 
     def __init__(self) -> None:
+        self._start = 0  # steps of a run that this one continues
         self.groups: list[Group] = []
         self.elsewhere = 0
         self.held: dict[str, int] = {}
         self._sources: list[tuple[weakref.ref[Optimizer], int]] = []  # where each group is read
         self._known: dict[int, Holding] = {}
+
+    def start_after(self, step: int) -> None:
+        """The model has made ``step`` steps in the run that this one continues."""
+        self._start = step
+        for known in self._known.values():
+            known.step = step
 
     def strange(self, optimizer: Optimizer, names: Mapping[int, str]) -> bool:
         """Whether an optimizer, met for the first time or with a new group, holds what is no parameter of the model."""
@@ -164,7 +172,7 @@ class Holdings:
         """
         known = self._known.get(id(optimizer))
         if known is None or known.optimizer() is not optimizer:  # new, perhaps where another one was
-            known = self._known[id(optimizer)] = Holding(weakref.ref(optimizer))
+            known = self._known[id(optimizer)] = Holding(weakref.ref(optimizer), step=self._start)
         elif known.groups == len(optimizer.param_groups):
             return known
         for index, group in enumerate(optimizer.param_groups[known.groups :], start=known.groups):
@@ -173,7 +181,7 @@ class Holdings:
                 known.names.update({names[id(parameter)]: len(self.groups) for parameter in mine})
                 known.parameters = sorted((*known.parameters, *mine), key=lambda parameter: -parameter.ndim)
                 self.held.update(known.names)
-                self.groups.append(_describe(optimizer, index))
+                self.groups.append(describe_group(optimizer, index))
                 self._sources.append((weakref.ref(optimizer), index))
         self.elsewhere += not known.names
         known.groups = len(optimizer.param_groups)
@@ -193,16 +201,21 @@ class Holdings:
         """Those that hold parameters, still exist, and took part in a step after ``since``."""
         return [k for k in self._known.values() if k.names and k.step > since and k.optimizer() is not None]
 
-    def learning_rates(self) -> list[float]:
+    def learning_rates(self) -> list[float | Transfer]:
         """The learning rate now of each group in ``groups``; NaN for an optimizer that is gone."""
-        rates = []
+        rates: list[float | Transfer] = []
         for reference, index in self._sources:
             optimizer = reference()
-            rates.append(float("nan") if optimizer is None else _number(optimizer.param_groups[index].get("lr")))
+            rate = None if optimizer is None else optimizer.param_groups[index].get("lr")
+            if isinstance(rate, Tensor) and rate.device.type != "cpu":
+                rates.append(Transfer(rate.detach().clone()))
+            else:
+                rates.append(_number(rate))
         return rates
 
 
-def _describe(optimizer: Optimizer, index: int) -> Group:
+def describe_group(optimizer: Optimizer, index: int) -> Group:
+    """Settings of a param group as they are now."""
     group = optimizer.param_groups[index]
     momentum = group.get("momentum", (group.get("betas") or (0.0,))[0])
     return Group(

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netdoctor.facts import Parameter
-from netdoctor.probes.reductions import reduce_parameters
+from netdoctor.probes.blocks import Block
+from netdoctor.probes.reductions import double_of, reduce_parameters
 from netdoctor.probes.sampling import Samples, plain
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.sharding import block_of, part_of
+from netdoctor.probes.transfer import Transfer, sent, together
 from netdoctor.statistics import Mask
 
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
@@ -36,6 +38,9 @@ class ParameterSample:
         scale: The gradient scaler's scale, still on the gradients before clipping; 1 without one.
         fused: Whether it is still on those that the step used, for the optimizer takes it off.
         parts: For each device: which parameters are there, and what `reduce_parameters` made of them.
+        here: Sampled elements of each parameter that this rank holds.
+        totals: Of the parameters that every rank holds whole, the sum of all elements after the step; None where no
+            other rank is asked for its own.
     """
 
     count: NDArray[np.int64]
@@ -48,12 +53,14 @@ class ParameterSample:
     scale: Transfer | float
     fused: bool
     parts: tuple[tuple[Mask, Transfer], ...]
+    here: NDArray[np.int64]
+    totals: Transfer | None = None
 
     @property
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
-        waiting = [transfer for _, transfer in self.parts]
-        return all(t.ready for t in ([*waiting, self.scale] if isinstance(self.scale, Transfer) else waiting))
+        waiting = [*(transfer for _, transfer in self.parts), self.scale, self.totals]
+        return all(transfer.ready for transfer in waiting if isinstance(transfer, Transfer))
 
     def unscale(self) -> float:
         """``scale`` as a number."""
@@ -75,6 +82,13 @@ class ParameterProbe:
 
     Args:
         parameters: Tensor and facts of each parameter by name.
+
+    Attributes:
+        tensors: The parameters.
+        facts: Their facts.
+        blocks: What of each this rank holds, None where it is alone with it; sampled is what of a sample of the whole
+            lies therein.
+        shared: Whether other ranks are asked for their samples.
     """
 
     def __init__(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
@@ -83,6 +97,13 @@ class ParameterProbe:
         self._samples = Samples(5 * len(self.tensors), MOST, MOST)
         self._used, self._used_before = USED
         self._standing: dict[int, _Standing] = {}
+        self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
+        self.shared = False
+
+    @property
+    def whole(self) -> list[int]:
+        """Places of the parameters that every rank holds whole."""
+        return [place for place, block in enumerate(self.blocks) if block is None or block.whole]
 
     def begin(self) -> None:
         """Start a step: the gradients that the last one used become the previous ones."""
@@ -136,12 +157,15 @@ class ParameterProbe:
         for device, values in self._samples.values.items():
             places = values.view(5, len(self.tensors), *values.shape[1:])
             places[AFTER] -= places[BEFORE]
-            sums = reduce_parameters(places, order, rounded)
+            unchanged = sent(rounded, device) if rounded else None
+            sums = reduce_parameters(places, order, unchanged, self.shared)
             parts.append((self._samples.on(device)[: len(self.tensors)], Transfer(sums)))
         first = slice(len(self.tensors))
         scale = scale if (seen or fused) and scale is not None else 1.0
         return ParameterSample(
             count=np.where(self._filled(BEFORE), self._samples.rows[first] * self._samples.units[first], 0),
+            here=np.where(self._filled(BEFORE), self._samples.here(first), 0),
+            totals=Transfer(self._totals()) if self.shared and self.whole else None,
             gradient=self._filled(gradient).copy(),
             clipped=self._filled(self._used).copy(),
             previous=self._filled(self._used_before).copy(),
@@ -152,6 +176,20 @@ class ParameterProbe:
             fused=fused,
             parts=tuple(parts),
         )
+
+    def _totals(self) -> Tensor:
+        """Sum of all elements of each parameter that every rank holds whole."""
+        with torch.no_grad():
+            here = [plain(self.tensors[place]) for place in self.whole]
+            unknown = torch.full((), torch.nan, dtype=torch.float64, device="cpu")
+            return together([unknown if local is None else local.sum(dtype=double_of(local)) for local in here])
+
+    def leave(self) -> None:
+        """Sample what is on this rank from now on, for nobody else is asked."""
+        self.shared = False
+        if any(self.blocks):
+            self.blocks = [None] * len(self.blocks)
+            self._samples.clear()
 
     def _filled(self, place: int) -> Mask:
         count = len(self.tensors)
@@ -182,7 +220,11 @@ class ParameterProbe:
         first = place * len(self.tensors)
         for slot, tensor in enumerate(tensors, first):
             local = None if tensor is None else plain(tensor)
-            pair = None if local is None else self._samples.pair(slot, local, 0)
+            block = self.blocks[slot - first]
+            if block is not None and local is not None and tensor is not None:
+                own = plain(self.tensors[slot - first])
+                local = None if own is None else part_of(tensor, local, block, own)
+            pair = None if local is None else self._samples.pair(slot, local, 0, block)
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])

@@ -51,7 +51,8 @@ def _describe_classes(chosen: Choice) -> dict[str, Tensor]:
     target = chosen.target.reshape(-1)
     valid = (target >= 0).float()
     seen = valid.sum().clamp_min(1)
-    counts = torch.zeros(scores.shape[axis], device=scores.device).scatter_add_(0, predicted, valid)
+    counts = torch.zeros(scores.shape[axis], dtype=torch.float32, device=scores.device)
+    counts.scatter_add_(0, predicted, valid)
     hits = ((predicted == target).float() * valid).sum()
     given = torch.zeros_like(counts).scatter_add_(0, target.clamp(0, len(counts) - 1), valid)
     found = {

@@ -17,6 +17,7 @@ from netdoctor.probes.parameters import MOST, ParameterSample
 from netdoctor.probes.sampling import UNITS
 from netdoctor.probes.softmaxes import FIELDS, Softmaxes
 from netdoctor.probes.thorough import ThoroughSample
+from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import (
     ACTIVATIONS,
     INPUTS,
@@ -51,7 +52,7 @@ class LayerReadings:
         of_gradients = np.full((len(samples), self.layers, 2), np.nan)
         for row, sample in enumerate(samples):
             for here, sums, gradients in sample.parts:
-                reduced[row, here] = sums.numpy()[here]
+                reduced[row, here] = sums.numpy()[here, : count + UNITS]
                 arrived = gradients.numpy()
                 sent = here[: len(arrived)]
                 of_gradients[row, : len(arrived)][sent] = arrived[sent]
@@ -108,7 +109,7 @@ class ParameterReadings:
         sums = np.full((len(samples), len(ParameterSums.FIELDS), len(self._sizes)), np.nan)
         for row, sample in enumerate(samples):
             for here, transfer in sample.parts:
-                sums[row][:, here] = transfer.numpy()[:, here]
+                sums[row][:, here] = transfer.numpy()[: len(sums[row]), here]
         columns = dict(zip(ParameterSums.FIELDS, sums.swapaxes(0, 1), strict=True))
 
         def stacked(name: str) -> NDArray[np.bool_]:
@@ -138,7 +139,7 @@ class Sample:
     step: int
     layers: LayerSample
     parameters: ParameterSample
-    learning_rates: Sequence[float]
+    learning_rates: Sequence[float | Transfer]
     thorough: ThoroughSample | None = None
     softmaxes: Softmaxes | None = None
     named: tuple[Named, ...] = ()
@@ -147,7 +148,8 @@ class Sample:
     def ready(self) -> bool:
         """Whether the numbers have arrived on the host."""
         softmaxes = None if self.softmaxes is None else self.softmaxes[1]
-        parts = (self.layers, self.parameters, self.thorough, softmaxes, *self.named)
+        rates = [rate for rate in self.learning_rates if isinstance(rate, Transfer)]
+        parts = (self.layers, self.parameters, self.thorough, softmaxes, *self.named, *rates)
         return all(part is None or part.ready for part in parts)
 
 
@@ -202,7 +204,8 @@ class Readings:
             history.record_rows(steps, name, values, ("",) if of_run else self._parameter_names)
         for sample in ready:
             groups = tuple(str(index) for index in range(len(sample.learning_rates)))
-            history.record(sample.step, "learning_rate", sample.learning_rates, groups)
+            rates = [float(rate.numpy()) if isinstance(rate, Transfer) else rate for rate in sample.learning_rates]
+            history.record(sample.step, "learning_rate", rates, groups)
             if sample.thorough is not None:
                 for name, values in sample.thorough.decode().items():
                     history.record(sample.step, name, values[self._order], self._columns)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 
-def reduce_layers(values: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def reduce_layers(values: Tensor, bounds: tuple[Tensor, Tensor] | None = None, of_units: bool = False) -> Tensor:
     """Sums of each slot, [slots, 5 + units] in the order of `statistics.LayerSums.FIELDS`, then ``unit_high``.
 
     Args:
         values: [slots, rows, units], zero-padded.
         bounds: Indices of the slots whose elements are bounded, and the bound of each; None where no slot is.
+        of_units: Append the sum of each unit, for other ranks have more samples of them: [slots, 5 + 2 units] then.
     """
-    double = _double(values)
+    double = double_of(values)
     unit_sums = values.sum(1, dtype=double)
     unit_high = values.amax(1)
     high = torch.maximum(unit_high.amax(1), -values.amin(1).amin(1))
@@ -29,7 +30,8 @@ def reduce_layers(values: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -
         slots, limits = bounds
         beyond[slots] = (values[slots].abs() > limits[:, None, None]).sum((1, 2)).to(double)
     columns = torch.stack((unit_sums.sum(1), squares, unit_sums.square().sum(1), high.to(double), beyond), 1)
-    return torch.cat((columns, unit_high.to(double)), 1)
+    parts = (columns, unit_high.to(double), unit_sums)
+    return torch.cat(parts if of_units else parts[:2], 1)
 
 
 def reduce_gradients(values: Tensor) -> Tensor:
@@ -38,33 +40,38 @@ def reduce_gradients(values: Tensor) -> Tensor:
     return torch.stack((squares, values.count_nonzero((1, 2)).to(squares.dtype)), 1)
 
 
-def reduce_parameters(values: Tensor, order: Sequence[int], rounded: Sequence[int] = ()) -> Tensor:
+def reduce_parameters(
+    values: Tensor, order: Sequence[int], rounded: Tensor | None = None, of_rows: bool = False
+) -> Tensor:
     """Sums of each parameter, [11, parameters] in the order of `statistics.ParameterSums.FIELDS`.
 
     Args:
         values: [5, parameters, rows, units], zero-padded.
         order: Where in it these are: the parameter, its update, its gradient before and after clipping, and the step
             before's gradient.
-        rounded: Parameters of half precision, whose unchanged elements are counted.
+        rounded: Indices of the parameters of half precision, whose unchanged elements are counted; None without any.
+        of_rows: Append the sum of each row, for other ranks may hold more of it: [11 + rows, parameters] then.
     """
-    double = _double(values)
+    double = double_of(values)
     rows = values[order[0]].sum(2, dtype=double)
     update, used = values[order[1]], values[order[3]]
     product = (used * values[order[4]]).sum((1, 2), dtype=double)
     gain = (used * update).sum((1, 2), dtype=double)
     counts = torch.full_like(rows[:, :2].T, torch.nan)
-    if rounded:
+    if rounded is not None:
         pulled = used[rounded] != 0
         counts[:, rounded] = torch.stack((pulled, pulled & (update[rounded] == 0))).sum((2, 3)).to(double)
     squares = _norms(values.flatten(0, 1)).square().view(values.shape[:2])
     others = torch.stack((product, rows.sum(1), rows.square().sum(1), gain))
-    return torch.cat((*(squares[place, None] for place in order), others, counts))
+    parts = (*(squares[place, None] for place in order), others, counts)
+    return torch.cat((*parts, rows.T) if of_rows else parts)
 
 
-def _double(values: Tensor) -> torch.dtype:
+def double_of(values: Tensor) -> torch.dtype:
+    """The most exact type that the device of ``values`` computes with."""
     return torch.float32 if values.device.type == "mps" else torch.float64
 
 
 def _norms(values: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=_double(values))
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double_of(values))
     return norms

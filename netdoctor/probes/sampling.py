@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from netdoctor.probes.blocks import Block, Part
+
 ROWS = 64  # samples of each unit: 9 % error of a unit's std, 1.1 % of a layer's with 64 units
 UNITS = 64  # units of a layer: a dead share of 50 % is known to ± 6 points
 RUN = 16  # neighbouring units taken together: one cache line of float32
@@ -106,25 +108,48 @@ class Samples:
         self._forms: list[tuple[Any, ...] | None] = [None] * slots  # of the tensor stored last: shape, stride, device
         self._cuts: list[Cut | None] = [None] * slots
         self._targets: list[Tensor | None] = [None] * slots
+        self._parts: dict[int, Part] = {}  # slot -> which of its elements are here, where some are elsewhere
 
-    def store(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> None:
+    def store(self, slot: int, tensor: Tensor, unit_axis: int = -1, block: Block | None = None) -> None:
         """Copy a sample of ``tensor`` (floating point, strided, any shape) into its slot; without gradients only."""
-        pair = self.pair(slot, tensor, unit_axis)
+        pair = self.pair(slot, tensor, unit_axis, block)
         if pair is not None:
             pair[0].copy_(pair[1])
 
-    def pair(self, slot: int, tensor: Tensor, unit_axis: int = -1) -> tuple[Tensor, Tensor] | None:
-        """Views of the slot and of the tensor, to be copied at once; None for an empty tensor."""
-        form = (tensor.shape, tensor.stride(), tensor.device, unit_axis)
+    def pair(
+        self, slot: int, tensor: Tensor, unit_axis: int = -1, block: Block | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Views of the slot and of the tensor, to be copied at once; None for an empty tensor.
+
+        Where the tensor is a ``block`` of a larger one, the slot is that of the larger one, zero where it is elsewhere:
+        the slots of all ranks add up to what one process would have sampled.
+        """
+        form = (tensor.shape, tensor.stride(), tensor.device, unit_axis, block)
         if form != self._forms[slot]:
-            self._prepare(slot, cut(*form[:2], unit_axis, *self._most), tensor.device)
+            if block is None:
+                self._parts.pop(slot, None)
+                where = cut(*form[:2], unit_axis, *self._most)
+            else:
+                where = cut(block.shape, torch.empty(block.shape, device="meta").stride(), unit_axis, *self._most)
+                self._parts[slot] = Part.of(where, block, tensor)
+            self._prepare(slot, where, tensor.device)
             self._forms[slot] = form
-        where, target = self._cuts[slot], self._targets[slot]
-        if where is None or target is None or not where.rows:
+        taken, target = self._cuts[slot], self._targets[slot]
+        if taken is None or target is None or not taken.rows:
             self.filled[slot] = False
             return None
         self.filled[slot] = True
-        return target, tensor.as_strided(where.size, where.stride, tensor.storage_offset() + where.offset)
+        if block is not None:
+            return target, self._parts[slot].take(tensor)
+        return target, tensor.as_strided(taken.size, taken.stride, tensor.storage_offset() + taken.offset)
+
+    def here(self, slots: slice) -> NDArray[np.int64]:
+        """How many of the sampled elements of each slot are on this rank."""
+        count: NDArray[np.int64] = self.rows[slots] * self.units[slots]
+        for slot, part in self._parts.items():
+            if slot < len(count):
+                count[slot] = part.count
+        return count
 
     def on(self, device: torch.device) -> NDArray[np.bool_]:
         """Which slots were last stored on ``device``."""
@@ -139,7 +164,7 @@ class Samples:
     def _prepare(self, slot: int, where: Cut, device: torch.device) -> None:
         values = self.values.get(device)
         if values is None:
-            values = self.values[device] = torch.zeros(self.slots, *self._most, device=device)
+            values = self.values[device] = torch.zeros(self.slots, *self._most, dtype=torch.float32, device=device)
         values[slot].zero_()
         target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
         self._cuts[slot], self._targets[slot] = where, target

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from netdoctor.history import History
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, together
 
 Scalar = Tensor | float
 Entry = tuple[int, str, str, Scalar]  # step, statistic, column, value
@@ -25,14 +25,44 @@ class Scalars:
         self.non_finite = False
         self._kept: list[Entry] = []
         self._sent: list[tuple[list[Entry], Transfer | None]] = []
+        self._withheld: dict[int, Scalar] | None = None  # losses that wait for those of other ranks, by step
+        self._explicit: set[int] = set()  # steps whose loss is not to be averaged
 
     def keep(self, step: int, statistic: str, value: Scalar, column: str = "") -> None:
         """Take in one number, a 0-d tensor or a float."""
+        if self._withheld is not None and statistic == "loss" and not column:
+            self._withheld[step] = value
+            return
         self._kept.append((step, statistic, column, value))
 
     def drop(self, step: int, statistic: str) -> None:
-        """Forget what was kept of a statistic for a step."""
+        """Forget what was kept of a statistic for a step, for a value that the user gives."""
+        if self._withheld is not None and statistic == "loss":
+            self._explicit.add(step)
         self._kept = [entry for entry in self._kept if entry[:2] != (step, statistic)]
+
+    def withhold(self) -> None:
+        """Keep the losses back from now on: each is to be averaged over the ranks."""
+        self._withheld = {}
+
+    def withheld_losses(self, steps: range) -> dict[int, Scalar]:
+        """The losses of these steps that are kept back."""
+        withheld = self._withheld or {}
+        return {step: withheld[step] for step in steps if step in withheld}
+
+    def averaged(self, losses: Mapping[int, float]) -> None:
+        """Losses have been averaged: they count, except where the user gave one."""
+        withheld = self._withheld or {}
+        for step, mean in losses.items():
+            own = withheld.pop(step, mean)
+            self._kept.append((step, "loss", "", own if step in self._explicit else mean))
+        self._explicit -= losses.keys()
+
+    def release(self) -> None:
+        """Withhold no losses any more: those that wait count as they are."""
+        withheld, self._withheld = self._withheld, None
+        for step, loss in (withheld or {}).items():
+            self.keep(step, "loss", loss)
 
     @property
     def waiting(self) -> int:
@@ -55,7 +85,5 @@ class Scalars:
 
     def _send(self) -> None:
         tensors = [value.detach().reshape(()).float() for *_, value in self._kept if isinstance(value, Tensor)]
-        if len({tensor.device for tensor in tensors}) > 1:
-            tensors = [tensor.cpu() for tensor in tensors]
-        self._sent.append((self._kept, Transfer(torch.stack(tensors)) if tensors else None))
+        self._sent.append((self._kept, Transfer(together(tensors)) if tensors else None))
         self._kept = []

@@ -30,7 +30,12 @@ class Pace:
         self.every = every
         self.next = 1
         self.spent = 0.0
+        self._start = 0  # the step after which the start began
         self._costs: deque[float] = deque(maxlen=9)
+
+    def start_after(self, step: int) -> None:
+        """Begin anew: the step after ``step`` is the first one."""
+        self._start, self.next = step, step + 1
 
     def stop(self) -> None:
         """Never again."""
@@ -46,9 +51,9 @@ class Pace:
         self.spent += min(seconds, HICCUP * median(self._costs))
         if self.every is not None:
             self.next = step + self.every
-        elif step < DENSE_STEPS and self.spent < STARTUP_SECONDS:
+        elif step - self._start < DENSE_STEPS and self.spent < STARTUP_SECONDS:
             self.next = step + 1
-        elif step < STARTUP_STEPS and self.spent < STARTUP_SECONDS:
+        elif step - self._start < STARTUP_STEPS and self.spent < STARTUP_SECONDS:
             self.next = step + 5
         else:
             needed = median(self._costs) / (self.budget * MARGIN * max(step_seconds, 1e-6))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from netdoctor.facts import Layer
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, together
 from netdoctor.structure import Node
 
 SIDE = 16  # samples and queries looked at for each softmax: its mean entropy is known to a few percent
@@ -65,9 +65,7 @@ def describe(
             found[name] = _attention(node)
     if not found:
         return None
-    devices = {numbers.device for numbers in found.values()}
-    rows = [numbers if len(devices) == 1 else numbers.cpu() for numbers in found.values()]
-    return tuple(found), Transfer(torch.stack(rows))
+    return tuple(found), Transfer(together(list(found.values())))
 
 
 def _inside(outputs: Mapping[Node, str], attention: Container[str]) -> dict[Node, str]:
@@ -111,7 +109,9 @@ def _products(node: Node, outputs: Container[Node]) -> _Products | None:
         if kind in ("MulBackward0", "MulBackward1", "DivBackward0", "DivBackward1"):
             other = node._saved_other
             constant = other is not None and (not isinstance(other, Tensor) or other.numel() == 1)
-            clear &= constant and not (isinstance(other, Tensor) and other.is_cuda)  # it would have to be waited for
+            clear &= constant and not (
+                isinstance(other, Tensor) and other.device.type != "cpu"
+            )  # it would be waited for
             factor = float(other) if clear else 1.0
         scale *= factor if kind.startswith("Mul") else 1 / factor
         clear &= kind in PASSED
@@ -179,7 +179,7 @@ def _summary(shares: Tensor, largest: Tensor) -> Tensor:
     possible = (shares > 0).sum(-1).amax(0)
     entropy = -(shares * shares.clamp_min(1e-30).log()).sum(-1).mean(0)
     told = possible > 1
-    ratio = torch.where(told, entropy / possible.clamp_min(2).log(), 0.0).sum() / told.sum().clamp_min(1)
+    ratio = torch.where(told, entropy / possible.clamp_min(2).float().log(), 0.0).sum() / told.sum().clamp_min(1)
     mean = shares.flatten(0, 1).mean(0)
     balance = -(mean * mean.clamp_min(1e-30).log()).sum() / math.log(max(shares.shape[-1], 2))
     return torch.stack((ratio, balance, largest))

@@ -78,8 +78,8 @@ class Targets:
     def observe(self, output: Tensor, target: Tensor) -> Tensor | None:
         """The same from a prediction and its target: class indices, else values of the output's shape."""
         if not target.is_floating_point() and output.ndim == target.ndim + 1:
-            counts = torch.zeros(output.shape[1 if output.ndim > 1 else 0], device=target.device)
-            counts.scatter_add_(0, target.reshape(-1), torch.ones(target.numel(), device=target.device))
+            counts = torch.zeros(output.shape[1 if output.ndim > 1 else 0], dtype=torch.float32, device=target.device)
+            counts.scatter_add_(0, target.reshape(-1), torch.ones_like(target.reshape(-1), dtype=torch.float32))
             return self._entropy(counts)
         if target.is_floating_point() and output.shape == target.shape:
             columns = _columns(target)
@@ -121,7 +121,7 @@ class Targets:
         classes = log_probabilities.shape[1 if log_probabilities.ndim > 1 else 0]
         counts = _counts(target, classes, node._saved_ignore_index, node._saved_weight)
         entropy = self._entropy(counts, smoothing or 0.0)
-        return _in_units((entropy, math.log(classes)), scale, node, target.numel())
+        return _in_units((entropy, math.log(classes)), scale, node, counts.sum())
 
     def _chosen(self, path: Path, chosen: Choice) -> dict[str, Tensor | float] | None:
         """Classes that a loss written by hand picks, or weighs."""
@@ -132,7 +132,7 @@ class Targets:
         classes = chosen.scores.shape[chosen.axis]
         each: Tensor | float = 1.0  # what the classes of a row weigh together
         if chosen.shares is None:
-            counts = torch.zeros(classes, device=chosen.scores.device)
+            counts = torch.zeros(classes, dtype=torch.float32, device=chosen.scores.device)
             flat = chosen.target.reshape(-1)
             counts.scatter_add_(0, flat.clamp(0, classes - 1), (flat >= 0).float())
         else:
@@ -178,7 +178,7 @@ class Targets:
         if path.kind == "mse":
             return variance, self.described["target_rms"].square()
         kept, (loss, bound) = self._keep(columns), _elementwise(path)
-        best = kept.median(0).values
+        best = kept.sort(0).values[(len(kept) - 1) // 2]  # median() has no deterministic kernel on CUDA
         for _ in range(STEPS if bound else 0):  # towards the mean, as far as the loss is quadratic
             best = best + (kept - best).clamp(-bound, bound).mean(0)
         return loss(kept - best).mean(), loss(kept).mean()
@@ -197,7 +197,7 @@ class Targets:
         """How evenly whole targets are spread over 0, 1, 2 …; 0 where they are not nothing but whole numbers."""
         target = target.detach().float()
         whole = (target == target.round()) & (target >= 0) & (target < NUMBERED)
-        counts = torch.zeros(NUMBERED + 1, device=target.device)
+        counts = torch.zeros(NUMBERED + 1, dtype=torch.float32, device=target.device)
         counts.scatter_add_(0, target.clamp(0, NUMBERED - 1).nan_to_num().long(), whole.float())
         counts[NUMBERED] = (~whole).sum()
         if sharp is not None:
@@ -228,7 +228,7 @@ class Targets:
 def _counts(target: Tensor, classes: int, ignored: int, weight: Tensor | None) -> Tensor:
     """How often each class is the target, times its weight."""
     flat = target.reshape(-1)
-    counts = torch.zeros(classes, device=flat.device)
+    counts = torch.zeros(classes, dtype=torch.float32, device=flat.device)
     counts.scatter_add_(0, flat.clamp(0, classes - 1), (flat != ignored).float())
     return counts if weight is None else counts * weight
 
@@ -240,12 +240,15 @@ def _columns(target: Tensor) -> Tensor | None:
 
 
 def _in_units(
-    summary: _Summary | None, scale: Tensor | float | None, node: Node | None = None, size: int = 1
+    summary: _Summary | None, scale: Tensor | float | None, node: Node | None = None, size: Tensor | float = 1.0
 ) -> dict[str, Tensor | float] | None:
-    """Both losses in the unit of the loss, given its scale and, of torch's own, how it is reduced."""
+    """Both losses in the unit of the loss, given its scale and, of torch's own, how it is reduced.
+
+    ``size`` is the number of targets that a sum is taken over.
+    """
     if summary is None or scale is None:
         return None
-    factor = scale * (float(size) if node is not None and node._saved_reduction == 2 else 1.0)
+    factor = scale * (size if node is not None and node._saved_reduction == 2 else 1.0)
     return {"constant_loss": summary[0] * factor, "uninformed_loss": summary[1] * factor}
 
 

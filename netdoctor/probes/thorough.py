@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netdoctor.probes.sampling import Samples
-from netdoctor.probes.transfer import Transfer
+from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.statistics import LEVELS, QUANTILES
 
 STRIDE = 4  # every fourth sampled row: 1,024 elements tell the outer quantiles to 0.3 points
@@ -38,8 +38,8 @@ def quantiles(samples: Samples, device: torch.device, layers: int) -> Tensor:
     ordered = values.flatten(1).sort(1).values
     count = rows * samples.units[:layers]
     places = np.clip(np.outer(count - 1, LEVELS).round().astype(np.int64), 0, None)
-    chosen = ordered.gather(1, torch.from_numpy(places).to(device))
-    return chosen.masked_fill(torch.from_numpy(count == 0).to(device)[:, None], torch.nan)
+    chosen = ordered.gather(1, sent(places, device))
+    return chosen.masked_fill(sent(count == 0, device)[:, None], torch.nan)
 
 
 def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tensor:
@@ -48,7 +48,7 @@ def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tenso
     (Σλ)² / Σλ² of its eigenvalues λ, from its trace and Frobenius norm (Gao et al. 2017, "A theory of multineuronal
     dimensionality"); at most the smaller of sampled rows and units.
     """
-    rows = torch.from_numpy(np.maximum(np.where(samples.filled, samples.rows, 0)[:layers], 1)).to(device)
+    rows = sent(np.maximum(np.where(samples.filled, samples.rows, 0)[:layers], 1), device)
     values = samples.values[device][:layers]
     mean = values.sum(1, keepdim=True) / rows[:, None, None]
     inside = torch.arange(values.shape[1], device=device) < rows[:, None]
@@ -70,12 +70,12 @@ def batch_signal(samples: Samples, device: torch.device) -> Tensor:
     rows, outer = np.where(samples.filled, samples.rows, 0), samples.outer
     values = samples.values[device]
     double = values.dtype if device.type == "mps" else torch.float64
-    inner = torch.from_numpy(np.maximum(rows // outer, 1)).to(device)
+    inner = sent(np.maximum(rows // outer, 1), device)
     positions = torch.arange(values.shape[1], device=device) % inner[:, None]
     places = positions[:, :, None].expand(values.shape)
     sums = torch.zeros(values.shape, dtype=double, device=device).scatter_add_(1, places, values.to(double))
-    count = torch.from_numpy(rows * samples.units).to(device, double)
-    batch = torch.from_numpy(outer).to(device, double)
+    count = sent(rows * samples.units, device).to(double)
+    batch = sent(outer, device).to(double)
     squares = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double).square()
     within = (squares - sums.square().sum((1, 2)) / batch).clamp_min(0) / count
     return torch.where((batch > 1) & (count > 0), within.sqrt(), torch.nan)
@@ -90,6 +90,7 @@ class ThoroughSample:
         layers: Number of layers.
         sources: Slot that holds the input of each layer, -1 where it was not seen.
         remembered: `memory.time_gradient` of recurrent layers, by slot.
+        replicas: Between how many ranks the batch is divided whose mean loss counts.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class ThoroughSample:
         layers: int,
         sources: NDArray[np.int64],
         remembered: Mapping[int, Tensor] | None = None,
+        replicas: int = 1,
     ) -> None:
         self._remembered = {slot: Transfer(value) for slot, value in (remembered or {}).items()}
         self._parts: list[tuple[NDArray[np.bool_], Transfer]] = []
@@ -106,7 +108,7 @@ class ThoroughSample:
         for device in activations.values:
             columns = [quantiles(activations, device, layers), effective_rank(activations, device, layers)[:, None]]
             if device in gradients.values:
-                columns.append(quantiles(gradients, device, layers))
+                columns.append(quantiles(gradients, device, layers) / replicas)
             self._parts.append((activations.on(device)[:layers], Transfer(torch.cat(columns, 1))))
             self._signals.append((activations.on(device), Transfer(batch_signal(activations, device))))
         self._layers, self._sources = layers, sources
@@ -142,6 +144,6 @@ class ThoroughSample:
 def _padded(values: Tensor, rows: NDArray[np.int64], units: NDArray[np.int64], padding: float) -> Tensor:
     """``values`` with ``padding`` beyond the rows and units of each slot."""
     device = values.device
-    beyond_rows = torch.arange(values.shape[1], device=device) >= torch.from_numpy(rows).to(device)[:, None]
-    beyond_units = torch.arange(values.shape[2], device=device) >= torch.from_numpy(units.copy()).to(device)[:, None]
+    beyond_rows = torch.arange(values.shape[1], device=device) >= sent(rows, device)[:, None]
+    beyond_units = torch.arange(values.shape[2], device=device) >= sent(units, device)[:, None]
     return values.masked_fill(beyond_rows[:, :, None] | beyond_units[:, None, :], padding)

@@ -3,11 +3,12 @@
 from netdoctor.remedies.attention_weights import xavier_attention
 from netdoctor.remedies.batch_norms import remove_biases, replace_batch_norms
 from netdoctor.remedies.clipping import clip_gradients
-from netdoctor.remedies.criterion import smooth_labels, weigh_classes
+from netdoctor.remedies.criterion import average_loss, smooth_labels, weigh_classes
 from netdoctor.remedies.data_scaling import rescale_by_data
 from netdoctor.remedies.dropout import insert_dropout, more_dropout, set_dropout
+from netdoctor.remedies.early_stopping import stop_at
 from netdoctor.remedies.experts import balance_experts
-from netdoctor.remedies.fresh_start import start_again
+from netdoctor.remedies.fresh_start import from_the_start, start_again
 from netdoctor.remedies.initialisation import initialise, kaiming
 from netdoctor.remedies.membership import (
     add_missing_parameters,
@@ -47,12 +48,14 @@ __all__ = [
     "add_missing_parameters",
     "after_sigmoid",
     "autocast_to_bfloat16",
+    "average_loss",
     "balance_experts",
     "both",
     "bound_weights",
     "clip_gradients",
     "find_learning_rate",
     "freeze_layers",
+    "from_the_start",
     "gain",
     "gated",
     "ideal_std",
@@ -95,6 +98,7 @@ __all__ = [
     "standardise_features",
     "standardise_targets",
     "start_again",
+    "stop_at",
     "take_over",
     "unfreeze",
     "use_sigmoid",

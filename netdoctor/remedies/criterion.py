@@ -49,6 +49,24 @@ def weigh_classes(counts: Sequence[float]) -> Remedy:
     )
 
 
+def average_loss() -> Remedy:
+    """Let a criterion take the mean over the batch; needs it: ``apply(model, optimizer, loss_fn)``."""
+    return Remedy(
+        'Take the mean over the batch: reduction="mean"',
+        'loss = loss_fn(model(x), y)  # with reduction="mean", which is the default of torch.nn\'s losses',
+        "Goyal et al. 2017, section 2.1",
+        "steps no longer grow with the batch",
+        treatment=Procedure(_average),
+    )
+
+
+def _average(operation: Operation) -> None:
+    criterion = _criterion(operation, "reductions")
+    if getattr(criterion, "reduction", None) != "sum":
+        raise RemedyError(f"{type(criterion).__name__} sums up nothing: the sum is taken elsewhere in the program")
+    operation.set("reduction of the loss", criterion, "reduction", "mean")
+
+
 def _smooth(operation: Operation, amount: float) -> None:
     criterion = _criterion(operation, "label smoothing")
     if not isinstance(criterion, nn.CrossEntropyLoss):

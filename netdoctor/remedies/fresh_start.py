@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from netdoctor.facts import Facts
 from netdoctor.findings import Remedy
 from netdoctor.remedies.initialisation import initialise
 from netdoctor.remedies.optimizer_options import scale_learning_rate
 from netdoctor.remedies.procedure import in_turn
+
+
+def from_the_start(remedy: Remedy) -> Remedy:
+    """The same for a new model: what the steps have done since does not recover by it."""
+    return replace(
+        remedy,
+        action=f"{remedy.action}, and start again: these weights seldom recover",
+        code=f"# build model and optimizer anew, then, before the first step:\n{remedy.code}",
+        restart=True,
+    )
 
 
 def start_again(facts: Facts, layers: Sequence[str], factor: float) -> Remedy:

@@ -72,19 +72,12 @@ def _take_over(operation: Operation) -> None:
 
 
 def freeze_layers(layers: Sequence[str]) -> Remedy:
-    """Ask for no gradients of ``layers`` any more."""
+    """Ask for no gradients of ``layers`` any more; by hand, for only who wrote the program knows what was meant."""
     return Remedy(
         "Or freeze them, if that is meant",
         f"for name in {names_code(layers)}:\n    model.get_submodule(name).requires_grad_(False)",
         effect="nothing changes but that it is said",
-        treatment=Procedure(functools.partial(_freeze, layers=tuple(layers))),
     )
-
-
-def _freeze(operation: Operation, layers: Sequence[str]) -> None:
-    for name in layers:
-        for leaf, parameter in operation.module(name).named_parameters():
-            operation.set(f"requires_grad of {name}.{leaf}", parameter, "requires_grad", False)
 
 
 def unfreeze(layers: Sequence[str]) -> Procedure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -104,6 +104,22 @@ class Operation:
 
         self.record(Change(name, describe(before), describe(parameter)), back)
 
+    def convert(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        """Keep a parameter or buffer, and the optimizer's state of it, in another format; its gradient is dropped."""
+        before = tensor.data
+        state = {} if self.optimizer is None else self.optimizer.state.get(tensor, {})
+        moments = {key: value for key, value in state.items() if _holds(value, before.dtype)}
+        tensor.grad, tensor.data = None, before.to(dtype)
+        state.update({key: value.to(dtype) for key, value in moments.items()})
+
+        def back() -> None:
+            tensor.grad, tensor.data = None, before
+            since = {} if self.optimizer is None else self.optimizer.state.get(tensor, {})
+            since.update({k: v.to(before.dtype) for k, v in since.items() if _holds(v, dtype) and v.ndim})
+            since.update(moments)
+
+        self.record(Change(f"format of {name}", str(before.dtype), str(dtype)), back)
+
     def forget(self, parameter: Tensor) -> None:
         """Drop the optimizer's state of a parameter: moments of old weights would undo new ones."""
         if self.optimizer is None:
@@ -182,6 +198,16 @@ class Operation:
             self.record(Change(what, str(count - len(fresh)), str(count)), lambda: self._drop(fresh))
         return len(fresh)
 
+    def exchange(self, fresh: Mapping[nn.Parameter, nn.Parameter]) -> None:
+        """Let the optimizer hold new parameters in the place of old ones, and forget the state of these."""
+        for group in () if self.optimizer is None else self.optimizer.param_groups:
+            before = group["params"]
+            group["params"] = [fresh.get(parameter, parameter) for parameter in before]
+            self.record(None, _setter(group, "params", before))
+        for old, new in fresh.items():
+            self.forget(old)
+            self.forget(new)  # what it gathers until then goes with `undo`
+
     def _drop(self, named: list[tuple[str, nn.Parameter]]) -> None:
         for _, parameter in named:
             self.needs_optimizer("held parameters").state.pop(parameter, None)
@@ -189,6 +215,10 @@ class Operation:
     def attach(self, what: str, handle: Any, described: str) -> None:
         """Note a hook that was just registered; ``handle`` takes it off."""
         self.record(Change(what, "none", described), handle.remove)
+
+
+def _holds(value: Any, dtype: torch.dtype) -> bool:
+    return isinstance(value, Tensor) and value.dtype == dtype
 
 
 def _setter(group: dict[str, Any], option: str, value: Any) -> Callable[[], None]:

@@ -9,6 +9,10 @@ from torch import nn
 
 from netdoctor.facts import Facts
 from netdoctor.findings import Remedy
+from netdoctor.remedies.operation import Operation
+from netdoctor.remedies.procedure import Procedure
+
+HALVES = (torch.bfloat16, torch.float16)
 
 
 def autocast_to_bfloat16(facts: Facts) -> Remedy:
@@ -18,13 +22,14 @@ def autocast_to_bfloat16(facts: Facts) -> Remedy:
         code="with torch.autocast(x.device.type, dtype=torch.bfloat16):\n    loss = loss_fn(model(x), y)",
         source="Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning Training",
         effect="numbers down to 1e-38 and up to 3e38 are kept; on GPUs from Ampere on at full speed",
-        treatment=_autocast_to_bfloat16,
+        treatment=Procedure(_autocast_to_bfloat16),
     )
 
 
-def _autocast_to_bfloat16(model: nn.Module, optimizer: Any) -> Any:
-    """Change autocast's type whenever the model is called inside it; returns the handle that ends it."""
-    return model.register_forward_pre_hook(_to_bfloat16)
+def _autocast_to_bfloat16(operation: Operation) -> None:
+    """Change autocast's type whenever the model is called inside it."""
+    handle = operation.model.register_forward_pre_hook(_to_bfloat16)
+    operation.attach("the format that autocast uses in the model", handle, "bfloat16")
 
 
 def _to_bfloat16(module: nn.Module, args: Any) -> None:
@@ -43,21 +48,19 @@ def weights_in_float32(kind: str) -> Remedy:
         f"with torch.autocast(x.device.type, dtype=torch.{dtype}):\n    loss = loss_fn(model(x), y)",
         source="Micikevicius et al. 2018, section 3.1",
         effect="steps of a ten-millionth of a weight still count",
-        treatment=_weights_in_float32,
+        treatment=Procedure(_weights_in_float32),
     )
 
 
-def _weights_in_float32(model: nn.Module, optimizer: Any) -> Any:
-    """In place, and what is given to the model in half precision likewise; returns the handle that ends the latter."""
-    model.float()
-    model.zero_grad()
-    for state in () if optimizer is None else optimizer.state.values():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16):
-                state[name] = value.float()
-    return model.register_forward_pre_hook(_given_in_float32)
+def _weights_in_float32(operation: Operation) -> None:
+    """In place; what is given to the model in half precision is converted likewise."""
+    model = operation.model
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.dtype in HALVES:
+            operation.convert(name, tensor, torch.float32)
+    handle = model.register_forward_pre_hook(_given_in_float32)
+    operation.attach("inputs in half precision", handle, "converted to float32")
 
 
 def _given_in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    halves = (torch.bfloat16, torch.float16)
-    return tuple(a.float() if isinstance(a, torch.Tensor) and a.dtype in halves else a for a in args)
+    return tuple(a.float() if isinstance(a, torch.Tensor) and a.dtype in HALVES else a for a in args)

@@ -6,10 +6,12 @@ import functools
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from netdoctor.facts import Layer
 from netdoctor.findings import Remedy
+from netdoctor.remedies.operation import Operation
+from netdoctor.remedies.procedure import Procedure
 
 
 def orthogonal_recurrence(layer: Layer) -> Remedy:
@@ -26,20 +28,21 @@ def orthogonal_recurrence(layer: Layer) -> Remedy:
         "        nn.init.xavier_uniform_(weight)",
         source="Saxe et al. 2014, section 4; Le et al. 2015, A simple way to initialize recurrent networks",
         effect="states and gradients keep their size from step to step",
-        treatment=functools.partial(_orthogonal_recurrence, name=layer.name),
+        treatment=Procedure(functools.partial(_orthogonal_recurrence, name=layer.name)),
     )
 
 
-def _orthogonal_recurrence(model: nn.Module, optimizer: Any, *, name: str) -> None:
-    layer: Any = model.get_submodule(name)
+def _orthogonal_recurrence(operation: Operation, name: str) -> None:
+    layer: Any = operation.module(name)
     rectified = getattr(layer, "nonlinearity", "") == "relu"
     for key, weight in layer.named_parameters(recurse=False):
+        fresh = torch.empty_like(weight)
         if "weight_hh" in key:
-            for gate in weight.data.split(layer.hidden_size):
+            for gate in fresh.split(layer.hidden_size):
                 nn.init.eye_(gate) if rectified else nn.init.orthogonal_(gate)
+            operation.write(f"{name}.{key}", weight, fresh)
         elif "weight_ih" in key:
-            nn.init.xavier_uniform_(weight)
-    _forget(layer, optimizer)
+            operation.write(f"{name}.{key}", weight, nn.init.xavier_uniform_(fresh))
 
 
 def remember(layer: Layer, length: int) -> Remedy:
@@ -58,23 +61,26 @@ def remember(layer: Layer, length: int) -> Remedy:
         "                bias.data[:size] = -keep",
         source="Tallec & Ollivier 2018, Can recurrent neural networks warp time?; Jozefowicz et al. 2015, section 3",
         effect="the gradient at the first inputs is there from the first step on",
-        treatment=functools.partial(_remember, name=layer.name, length=length),
+        treatment=Procedure(functools.partial(_remember, name=layer.name, length=length)),
     )
 
 
-def _remember(model: nn.Module, optimizer: Any, *, name: str, length: int) -> None:
-    layer: Any = model.get_submodule(name)
-    size = layer.hidden_size
-    with torch.no_grad():
-        for key, bias in layer.named_parameters(recurse=False):
-            if "bias" in key:
-                bias.zero_()
-                if "bias_ih" in key:
-                    keep = torch.rand(size, device=bias.device).mul(max(length - 2, 1)).add(1).log()
-                    bias[size : 2 * size] = keep
-                    if isinstance(layer, nn.LSTM):
-                        bias[:size] = -keep
-    _forget(layer, optimizer)
+def _remember(operation: Operation, name: str, length: int) -> None:
+    layer: Any = operation.module(name)
+    for key, bias in layer.named_parameters(recurse=False):
+        if "bias" in key:
+            operation.write(f"{name}.{key}", bias, _keeping(layer, bias, length, "bias_ih" in key))
+
+
+def _keeping(layer: nn.Module, bias: Tensor, length: int, of_input: bool) -> Tensor:
+    """Biases of a gate that keeps the state over 1 to ``length`` steps: they stand in the one of two that add up."""
+    fresh, size = torch.zeros_like(bias), len(bias) // (4 if isinstance(layer, nn.LSTM) else 3)
+    if of_input:
+        keep = torch.rand(size, device=bias.device).mul(max(length - 2, 1)).add(1).log()
+        fresh[size : 2 * size] = keep
+        if isinstance(layer, nn.LSTM):
+            fresh[:size] = -keep
+    return fresh
 
 
 def gated(layer: Layer, length: int) -> Remedy:
@@ -88,25 +94,15 @@ def gated(layer: Layer, length: int) -> Remedy:
         f"model.set_submodule({layer.name!r}, new)  # before the optimizer is made\n{keep.code}",
         source=f"Cho et al. 2014, section 2.3; {keep.source}",
         effect=keep.effect,
-        treatment=functools.partial(_gated, name=layer.name, length=length) if layer.type == "RNN" else None,
+        treatment=Procedure(functools.partial(_gated, name=layer.name, length=length)) if layer.type == "RNN" else None,
     )
 
 
-def _gated(model: nn.Module, optimizer: Any, *, name: str, length: int) -> None:
-    old: Any = model.get_submodule(name)
+def _gated(operation: Operation, name: str, length: int) -> None:
+    old: Any = operation.module(name)
     form = (old.num_layers, old.bias, old.batch_first, old.dropout, old.bidirectional)
     weight = old.weight_hh_l0
     new = nn.GRU(old.input_size, old.hidden_size, *form, device=weight.device, dtype=weight.dtype)
-    new.train(old.training)
-    model.set_submodule(name, new)
-    _remember(model, None, name=name, length=length)
-    fresh = dict(zip(map(id, old.parameters()), new.parameters(), strict=True))
-    for group in optimizer.param_groups if optimizer is not None else ():
-        group["params"] = [fresh.get(id(parameter), parameter) for parameter in group["params"]]
-    _forget(old, optimizer)
-
-
-def _forget(layer: nn.Module, optimizer: Any) -> None:
-    """Moments of the old weights would undo the new ones."""
-    for parameter in layer.parameters(recurse=False) if optimizer is not None else ():
-        optimizer.state.pop(parameter, None)
+    operation.replace(name, new)
+    operation.exchange(dict(zip(old.parameters(), new.parameters(), strict=True)))
+    _remember(operation, name, length)

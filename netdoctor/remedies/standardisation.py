@@ -100,6 +100,7 @@ def standardise_targets(layer: Layer, mean: float, std: float, factor: float) ->
         f"answer = {std:.6g} * model(x) + {mean:.6g}  # where an answer in the target's unit is needed",
         source="LeCun et al. 1998, Efficient BackProp, section 4.5; Bishop 1995, section 8.2",
         effect="outputs stay in the scale that weights and learning rates are made for; start with fresh weights",
+        restart=True,
         treatment=Procedure(functools.partial(_answer_in_units, layer=layer.name, mean=mean, std=std, factor=factor))
         if layer.kind == "linear"
         else None,

@@ -34,11 +34,13 @@ from netdoctor.rules.over_regularized import over_regularized
 from netdoctor.rules.overfitting import overfitting
 from netdoctor.rules.poor_initialization import poor_initialization
 from netdoctor.rules.redundant_softmax import redundant_softmax
+from netdoctor.rules.replicas_diverged import replicas_diverged
 from netdoctor.rules.representation_collapse import representation_collapse
 from netdoctor.rules.saturated_units import saturated_units
 from netdoctor.rules.silent_broadcast import silent_broadcast
 from netdoctor.rules.small_batch_batchnorm import small_batch_batchnorm
 from netdoctor.rules.stale_gradient import stale_gradient
+from netdoctor.rules.summed_loss import summed_loss
 from netdoctor.rules.symmetric_initialization import symmetric_initialization
 from netdoctor.rules.train_val_mismatch import train_val_mismatch
 from netdoctor.rules.underfitting import underfitting
@@ -58,6 +60,7 @@ ALL: tuple[Rule, ...] = (
     redundant_softmax,
     silent_broadcast,
     loss_mismatch,
+    summed_loss,
     wrong_output_activation,
     unnormalized_target,
     class_imbalance,
@@ -73,6 +76,7 @@ ALL: tuple[Rule, ...] = (
     gradient_underflow,
     loss_scale_collapse,
     stale_gradient,
+    replicas_diverged,
     expert_imbalance,
     unexpected_initial_loss,
     input_not_used,

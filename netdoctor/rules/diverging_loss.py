@@ -12,7 +12,7 @@ from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.gains import lasting, overshoot, reference
 from netdoctor.history import History
-from netdoctor.remedies import clip_gradients, scale_learning_rate
+from netdoctor.remedies import clip_gradients, from_the_start, scale_learning_rate
 from netdoctor.rules.base import rule
 from netdoctor.trends import block_means, is_rising
 
@@ -107,7 +107,7 @@ def diverging_loss(
             readings=(Reading("loss", recent, None, "loss", span),),
             confidence=0.7,
             severity=Severity.WARNING,
-            remedies=(_bounded(), *remedies[1:]),
+            remedies=(_bounded(), *map(from_the_start, remedies[1:])),
         )
 
 

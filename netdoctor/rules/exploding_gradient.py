@@ -120,7 +120,7 @@ def _blown_up(
     early = np.where(np.isfinite(rows), rows, 0)[:3].max(1, initial=0)
     factor = min(max(0.01 / max(float(np.median(early)) if len(early) else 1.0, 1e-9), 1e-4), 0.1)
     lower = remedies.scale_learning_rate(float(f"{factor:.1g}"), float(rates.max()) if rates.size else None)
-    first = _standardise_target(history) if scaled_target(history) else _initialisation(history)
+    first = _standardise_target(history) if scaled_target(history) else _initialisation(history) or _rescale(history)
     clip = remedies.clip_gradients(float(f"{usual:.2g}") if grew and not first else 1.0)
     names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update]
     names.sort(
@@ -135,7 +135,7 @@ def _blown_up(
             Reading("largest step over weight norm", worst, update, "", span),
         ),
         confidence=0.9,
-        remedies=(*first, clip, lower),
+        remedies=(*first, *map(remedies.from_the_start, (clip, lower))),
     )
 
 
@@ -225,6 +225,15 @@ def _initialisation(history: History) -> tuple[Remedy, ...]:
         and stds.get(weight.name, 0.0) > 1.5 * remedies.ideal_std(layer)
     ]
     return (remedies.initialise(facts, large),) if large else ()
+
+
+def _rescale(history: History, ill: float = 5.0) -> tuple[Remedy, ...]:
+    """Fit the weights to the data where the first loss was ``ill`` times that of an output that knows nothing."""
+    uninformed, start = history.first("uninformed_loss").get("", np.inf), history.first("loss").get("", 0.0)
+    layers = [each.name for each in history.facts.layers if each.called and each.kind in ("linear", "conv")]
+    if not layers or start <= ill * abs(uninformed):
+        return ()
+    return (remedies.from_the_start(remedies.both(remedies.rescale_by_data(layers), remedies.clip_gradients(1.0))),)
 
 
 def _standardise_target(history: History) -> tuple[Remedy, ...]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
-from netdoctor.gains import lasting, overshoot
+from netdoctor.gains import lasting, momentum, overshoot
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
-from netdoctor.remedies import scale_learning_rate, warm_up
+from netdoctor.remedies import ADAPTIVE, from_the_start, scale_learning_rate, warm_up
 from netdoctor.rules.base import rule
 from netdoctor.trends import block_means, noise
 
@@ -51,7 +50,8 @@ def learning_rate_too_large(
     opposed: float = -0.1,  # cosine of successive gradients: −0.3 at 5 times the best rate of an MLP on digits
     growing: float = 0.5,  # cosine: above, steps repeat each other: a missing zero_grad, or ascent
     short: float = 0.5,  # of the constant prediction's loss: a run below it learns well, edge of stability or not
-    target: float = 1e-2,  # ‖Δw‖/‖w‖ to aim at, 9e-3 at the best rate of an MLP on digits
+    target: float = 0.015,  # ‖Δw‖/‖w‖ to aim at, 9e-3 at the best rate of an MLP on digits with SGD
+    inert: float = 0.03,  # the same with momentum, where steps add up to ‖Δw‖/‖w‖ / (1 − momentum), and with Adam
     relapse: float = 0.15,  # of the constant prediction's loss: a loss so far above its least was better before
     raw: float = 100.0,  # rms of a regression's targets: above, their unit is what is large
     patience: int = 60,  # steps before a loss that is not blown up is judged
@@ -130,13 +130,14 @@ def learning_rate_too_large(
         what = f"the loss bounces at {recent:.4g}"
     else:
         return
-    typical = max(first, float(np.median(updates[: max(3, min(len(updates), 20))])))
-    factor = 1 / float(f"{min(max(typical / target, 3), 1e5):.1g}")
+    inertia = momentum(history.facts)
+    adaptive = any(group.optimizer.startswith(ADAPTIVE) for group in history.facts.groups)
+    sane = [u for u, at in zip(updates[:20], steps, strict=False) if _at(history, int(at)) <= bound]
+    typical = max(first if adaptive else first / (1 - min(inertia, 0.99)), float(np.median(sane or updates[:1])))
+    factor = 1 / float(f"{min(max(typical / (inert if inertia or adaptive else target), 3), 1e5):.1g}")
     table = history.table("learning_rate").values
     rate = float(np.nanmax(table[0])) if table.size else None
-    lower = scale_learning_rate(factor, rate)
-    if lost or worst > bound:
-        lower = replace(lower, effect="training works from fresh weights: start again, these seldom recover")
+    cures = (scale_learning_rate(factor, rate), warm_up(max(100, history.step)))
     opposing = f" and successive gradients oppose each other (cosine {cosine:+.2f})" if cosine < opposed else ""
     yield Evidence(
         f"Single steps changed the weights by up to {_share(peak)} (first step {_share(first)}){opposing}: {what}.",
@@ -151,7 +152,7 @@ def learning_rate_too_large(
         ),
         confidence=0.9 if lost or worst > bound or ratio > beyond else 0.7,
         severity=Severity.ERROR if lost else None,
-        remedies=(lower, warm_up(max(100, history.step))),
+        remedies=cures if learned else tuple(map(from_the_start, cures)),
     )
 
 
@@ -161,6 +162,13 @@ def _unit_by_hand(history: History, start: float) -> float:
     error = abs(start) ** 0.5
     output = history.first("activation_rms").get(loss.layer, error)
     return error if loss.kind == "mse" and output < 0.1 * error else 0.0
+
+
+def _at(history: History, step: int) -> float:
+    """The loss of a step, before it; infinite where it was lost."""
+    table = history.table("loss")
+    value = float(table.values[min(int(np.searchsorted(table.steps, step)), len(table) - 1), 0])
+    return value if np.isfinite(value) else np.inf
 
 
 def _sustained(losses: NDArray[np.float64]) -> float:

@@ -63,7 +63,7 @@ def loss_scale_collapse(
             Reading("share of the steps left out", left_out / max(now - since, 1), skipped, steps=(since, now)),
         ),
         confidence=0.9,
-        remedies=_in_the_backward_pass(history.facts) if finite else _in_the_forward_pass(history.facts, origin),
+        remedies=_in_the_backward_pass() if finite else _in_the_forward_pass(history.facts, origin),
     )
 
 
@@ -84,7 +84,7 @@ def _in_the_forward_pass(facts: Facts, origin: NonFinite) -> tuple[Remedy, ...]:
     )
 
 
-def _in_the_backward_pass(facts: Facts) -> tuple[Remedy, ...]:
+def _in_the_backward_pass() -> tuple[Remedy, ...]:
     return (
         Remedy(
             action="Let autograd name the operation whose gradient is Inf or NaN",
@@ -96,7 +96,6 @@ def _in_the_backward_pass(facts: Facts) -> tuple[Remedy, ...]:
             code="torch.sqrt(x + 1e-8)  # in place of torch.sqrt(x); likewise x.norm() and x / y",
             effect="the gradient stays finite",
         ),
-        remedies.autocast_to_bfloat16(facts),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,10 +90,23 @@ def loss_spike(
         ),
         confidence=0.85 if often > 1 or found.peak > 2 * jump * found.usual else 0.7,
         remedies=(
-            clip_gradients(float(f"{2 * usual:.1g}") if usual > 0 else 1.0),
+            _clip(usual, found.steps[0] if often == 1 else 0),
             _look_at_the_batch(found.steps[0]),
             _skip(5 * found.usual),
         ),
+    )
+
+
+def _clip(usual: float, spike: int) -> Remedy:
+    """Twice the usual norm is plenty; what one step threw away, as at ``spike``, later ones may not bring back."""
+    clip = clip_gradients(float(f"{2 * usual:.1g}") if usual > 0 else 1.0)
+    if not spike:
+        return clip
+    return replace(
+        clip,
+        action=f"Go back to the weights from before step {spike}, or start again. {clip.action}",
+        code=f'model.load_state_dict(torch.load("before-{spike}.pt"))\n{clip.code}',
+        restart=True,
     )
 
 

@@ -11,7 +11,7 @@ from netdoctor.facts import Facts, Group, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress
-from netdoctor.remedies import more_dropout, set_weight_decay
+from netdoctor.remedies import more_dropout, set_weight_decay, stop_at
 from netdoctor.rules.base import rule
 from netdoctor.trends import noise
 
@@ -106,21 +106,19 @@ def _by_heart(history: History, run: Progress, patience: int, gap: float, heart:
             Reading("training loss", run.recent, heart * run.constant, "loss", (int(steps[middle]), run.steps)),
         ),
         confidence=0.8,
-        remedies=(_augment(), *more_dropout(history.facts), _weight_decay(history.facts), _stop(int(steps[best]))),
+        remedies=(_augment(), _stop(int(steps[best])), *more_dropout(history.facts), _weight_decay(history.facts)),
     )
 
 
 def _stop(step: int) -> Remedy:
     return Remedy(
-        action=f"Stop at step {step}: keep the weights of the best validation pass",
-        code='best = float("inf")\n'
-        "# after each validation pass:\n"
-        "if val_loss < best:\n"
-        '    best = val_loss\n    torch.save(model.state_dict(), "best.pt")\n'
-        "# at the end:\n"
-        'model.load_state_dict(torch.load("best.pt"))',
+        action=f"Stop at step {step}: keep the weights of the best validation pass, as monitor.keep_best(path) does",
+        code='monitor.keep_best("best.pt")  # before training\n'
+        'model.load_state_dict(torch.load("best.pt"))  # at its end',
         source="Prechelt 1998, Early Stopping, But When?",
         effect="the model of the best validation loss seen",
+        treatment=stop_at(step),
+        restart=True,
     )
 
 

@@ -116,11 +116,12 @@ def _weight_ratio(history: History, layer: Layer) -> float:
 def _remedies(history: History, names: tuple[str, ...], large: list[str], update: float) -> tuple[Remedy, ...]:
     """By evidence: steps that were too large, weights that are, else the scale of what the layers are given."""
     facts, norm = history.facts, remedies.normalise(history.facts, names)
+    every = remedies.normalise(history.facts, [layer.name for layer in _hidden(history.facts)])
     weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
     typical = first_updates(history)
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), norm
-    return (remedies.initialise(facts, large), norm) if large else (norm,)
+    return (remedies.initialise(facts, large), norm) if large else (remedies.from_the_start(every),)
 
 
 _FACTS = Facts(

@@ -81,7 +81,7 @@ def weight_growth(
             Reading("growth over the way", float(np.median(outward[usable])), straight, "", span),
         ),
         confidence=0.8,
-        remedies=(_bound(history.facts, history), _decay(history.facts)),
+        remedies=tuple(map(remedies.from_the_start, (_bound(history.facts, history), _decay(history.facts)))),
     )
 
 

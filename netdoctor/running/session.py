@@ -35,6 +35,7 @@ class Options:
         ignore: Slugs of rules not to run.
         every: Steps between samples, None to keep to the budget.
         budget: Share of the training time to take.
+        trial: Whether to try remedies on copies once the start of the training is over.
         fail_on: The least severity of a finding that makes the run fail, None for none.
     """
 
@@ -44,6 +45,7 @@ class Options:
     ignore: tuple[str, ...] = ()
     every: int | None = None
     budget: float = 0.01
+    trial: bool = False
     fail_on: Severity | None = None
 
 
@@ -78,7 +80,7 @@ class Session:
     """Watches what the program trains, from its import of torch on.
 
     A program that calls `netdoctor.watch` itself knows better what to watch: its monitors are taken, and nothing is
-    looked for any more. Of several ranks only the first is watched.
+    looked for any more. Of several ranks the first speaks.
     """
 
     def __init__(self, options: Options) -> None:
@@ -124,12 +126,13 @@ class Session:
 
     def _found(self, model: nn.Module) -> None:
         """The program trains this model."""
-        if _rank() != 0:
-            return
         from netdoctor.monitor import watch
         from netdoctor.reporters.console import Console
 
         options = self._options
+        if _rank() != 0:
+            self._join(model)
+            return
         console = Console(monitor="") if "console" in options.reporters else None
         reporters = [console if console and name == "console" else name for name in options.reporters]
         self._watching = True
@@ -143,8 +146,24 @@ class Session:
         finally:
             self._watching = False
         self._take(monitor, console)
+        if options.trial:
+            from netdoctor.running.rehearsal import Rehearsal
+
+            monitor.add_reporter(Rehearsal(model, monitor, _say))
         size = sum(parameter.numel() for parameter in model.parameters())
         _say(f"Watching {self._models[-1].label} ({size:,} parameters).")
+
+    def _join(self, model: nn.Module) -> None:
+        """The first rank watches this model, too, and asks for what this one sees of it."""
+        from netdoctor.monitor import watch
+
+        self._watching = True
+        try:
+            watch(model, reporters=[], rules=[], budget=self._options.budget, every=self._options.every)
+        except (TypeError, ValueError):
+            log.debug("this rank is not watched", exc_info=True)  # the first one says why
+        finally:
+            self._watching = False
 
     def _opened(self, monitor: Monitor) -> None:
         """There is a new monitor."""

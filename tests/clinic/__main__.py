@@ -13,6 +13,9 @@ from rich.progress import track
 
 from tests.clinic import peers
 from tests.clinic.catalogue import Group, Run, runs
+from tests.clinic.checkups import check_up, checkup_tables, missed
+from tests.clinic.cure import cure
+from tests.clinic.cure_table import cure_tables, uncured
 from tests.clinic.examination import TURN_SECONDS, Result, examine
 from tests.clinic.pool import each
 from tests.clinic.table import Table, complaints, tables
@@ -43,10 +46,16 @@ def main() -> int:
     )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables as Markdown, as to docs/clinic.md")
     parser.add_argument("-v", "--verbose", action="store_true", help="what was said in every run")
+    parser.add_argument("--checkup", action="store_true", help="examine all programs before their first step")
+    parser.add_argument("--cure", action="store_true", help="apply what the findings advise, and train on")
     arguments = parser.parse_args()
 
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=WIDTH)
+    if arguments.checkup:
+        return _checked_up(arguments, console)
+    if arguments.cure:
+        return _cured(arguments, console)
     groups: tuple[Group, ...] = (arguments.only,) if arguments.only else GROUPS
     chosen = runs(arguments.seeds, groups, tuple(arguments.cases), arguments.half)
     settings = {"every": arguments.every, "budget": arguments.budget, "turn_seconds": arguments.turn_seconds}
@@ -70,6 +79,29 @@ def main() -> int:
         arguments.write.parent.mkdir(parents=True, exist_ok=True)
         arguments.write.write_text(_page(made, wrong, arguments))
     return len(wrong)
+
+
+def _checked_up(arguments: argparse.Namespace, console: Console) -> int:
+    groups: tuple[Group, ...] = (arguments.only,) if arguments.only else GROUPS
+    chosen = runs(arguments.seeds, groups, tuple(arguments.cases), arguments.half)
+    progress = track(each(check_up, chosen, arguments.jobs), "checkups", len(chosen), console=console, transient=True)
+    checkups = sorted((done for _, done in progress), key=lambda done: chosen.index(done.run))
+    for table in checkup_tables(checkups):
+        console.print(table.rich())
+    lines = list(missed(checkups))
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return len(lines)
+
+
+def _cured(arguments: argparse.Namespace, console: Console) -> int:
+    chosen = runs(arguments.seeds, ("sick",), tuple(arguments.cases), arguments.half)
+    progress = track(each(cure, chosen, arguments.jobs), "cures", len(chosen), console=console, transient=True)
+    cures = sorted((done for _, done in progress), key=lambda done: chosen.index(done.run))
+    for table in cure_tables(cures):
+        console.print(table.rich())
+    lines = list(uncured(cures, arguments.verbose))
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return len(lines)
 
 
 def _examined(

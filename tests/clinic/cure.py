@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from tests.clinic.catalogue import Run, case_of
 from tests.clinic.examination import TURN_SECONDS
 
 SHORT = 100  # turns after which the remedies are ranked
-LAST = 10  # losses at the end of these that count
+LAST = 20  # losses at the end of these that count
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Tried:
         refused: Why it was not applied, "" where it was.
         loss: `Program.loss` at the end.
         cured: Whether that is below the twin's bound.
-        short: Mean training loss at the end of a short training, infinite where it was lost.
+        short: Validation loss, or else mean training loss, at the end of a short training; infinite where it was lost.
+        findings: Slugs of the warnings and errors that remain then.
     """
 
     action: str
@@ -44,6 +45,7 @@ class Tried:
     loss: float = math.nan
     cured: bool = False
     short: float = math.inf
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Cure:
         tried: Its applicable remedies, the first first.
         by_hand: Actions of those that are not applicable.
         bound: Of the healthy twin; inf where the fault costs no loss.
-        untouched: `Tried.short` without a remedy.
+        turn: Of the loop, at which the fault was found.
+        untouched: The short training without a remedy.
     """
 
     run: Run
@@ -63,7 +66,16 @@ class Cure:
     tried: tuple[Tried, ...]
     by_hand: tuple[str, ...]
     bound: float
-    untouched: float = math.inf
+    turn: int = 0
+    untouched: Arm = field(default_factory=lambda: Arm(None))
+
+    @property
+    def first_cures(self) -> bool:
+        return self.first is not None and self.first.cured
+
+    @property
+    def pick_cures(self) -> bool:
+        return self.pick is not None and self.pick.cured
 
     @property
     def first(self) -> Tried | None:
@@ -74,11 +86,11 @@ class Cure:
     def pick(self) -> Tried | None:
         """What a trial puts first; None where it finds nothing better than no remedy."""
         usable = [each for each in self.tried if not each.refused]
-        arms = ranked(tuple(Arm(netdoctor.Remedy(each.action), (each.short,)) for each in usable))
-        nothing = Arm(None, (self.untouched,))
-        if not arms or not better(arms[0], nothing):
+        arms = [Arm(netdoctor.Remedy(each.action), (each.short,), findings=each.findings) for each in usable]
+        best = next((arm for arm in ranked((*arms, self.untouched)) if better(arm, self.untouched)), None)
+        if best is None:
             return None
-        return next(each for each in usable if each.action == arms[0].name)
+        return next(each for each in usable if each.action == best.name)
 
 
 def cure(run: Run) -> Cure:
@@ -90,13 +102,12 @@ def cure(run: Run) -> Cure:
     by_hand = tuple(remedy.action for remedy in finding.remedies if not remedy.applicable)
     places = [place for place, remedy in enumerate(finding.remedies) if remedy.applicable]
     tried = tuple(_try(case, run.seed, turn, finding, place) for place in places)
-    untouched = math.inf
+    untouched = Arm(None)
     if any(not each.refused for each in tried):
         program = _at(case, run.seed, turn)
-        with _noted_losses() as losses:
-            _train(program, turn, min(SHORT, case.steps))
-        untouched = _end(losses)
-    return Cure(run, finding.rule, tried, by_hand, case.bound, untouched)
+        loss, remaining = _shortly(program, turn, min(SHORT, case.steps))
+        untouched = Arm(None, (loss,), findings=remaining)
+    return Cure(run, finding.rule, tried, by_hand, case.bound, turn, untouched)
 
 
 def _find(case: Case, seed: int) -> tuple[Finding | None, int]:
@@ -134,18 +145,26 @@ def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Trie
         remedy.apply(program.model, program.optimizer)
     except RemedyError as error:
         return Tried(remedy.action, str(error).splitlines()[0])
-    with _noted_losses() as losses:
-        short = min(SHORT, case.steps)
-        _train(program, turn, short)
-        short_loss = _end(losses)
-        _train(program, turn + short, case.steps - short)
+    short = min(SHORT, case.steps)
+    short_loss, remaining = _shortly(program, turn, short)
+    _train(program, turn + short, case.steps - short)
     loss = program.loss()
-    return Tried(remedy.action, "", loss, loss < case.bound, short_loss)
+    return Tried(remedy.action, "", loss, loss < case.bound, short_loss, remaining)
 
 
 def _train(program: Program, before: int, turns: int) -> None:
     for turn in range(before + 1, before + turns + 1):
         program.step(turn)
+
+
+def _shortly(program: Program, before: int, turns: int) -> tuple[float, tuple[str, ...]]:
+    """Train, and tell what a trial compares: validation loss where the program validates, else losses; findings."""
+    every = max(turns // 50, 1)
+    with netdoctor.watch(program.model, reporters=[], every=every) as monitor, _noted_losses() as losses:
+        _train(program, before, turns)
+        validation = monitor.history.series("val_loss")[1]
+        remaining = [each.rule for each in monitor.diagnose().findings if each.severity >= Severity.WARNING]
+    return _end([float(validation[-1])] if len(validation) else losses), tuple(remaining)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The promise, on the clinic: the right cause, at the right layer, and nothing to say of a healthy run. One seed a case.
+"""The promise, on the clinic: the right cause at the right layer, and nothing to say of a healthy run. One seed a case.
 
 Which steps are sampled depends on the clock, so that a case at the edge may be right today and late tomorrow: what is
 promised, and tested, are the shares. Five seeds a case: ``python -m tests.clinic``.

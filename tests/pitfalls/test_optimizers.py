@@ -40,6 +40,32 @@ def test_backward_inside_a_closure() -> None:
         assert monitor.history.series("clipped_gradient_norm")[1].tolist() == pytest.approx([0.1] * 3, rel=1e-3)
 
 
+def test_accumulation_whose_last_part_runs_in_a_closure() -> None:
+    """Pitfalls 8 and 10 together, as in Lightning: the losses of all parts are those of the step."""
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    sums: list[float] = []
+
+    def part() -> Tensor:
+        x, y = batch()
+        loss = F.cross_entropy(model(x), y) / 3
+        loss.backward()
+        sums[-1] += loss.item()
+        return loss
+
+    with silent(model, every=1) as monitor:
+        for _ in range(4):
+            optimizer.zero_grad()
+            sums.append(0.0)
+            part()
+            part()
+            optimizer.step(part)
+            monitor.observe(accuracy=0.5)
+        assert monitor.step == 4
+        assert monitor.history.series("loss")[1].tolist() == pytest.approx(sums)
+        assert monitor.history.series("metric/accuracy")[0].tolist() == [1, 2, 3, 4]
+
+
 def test_optimizer_in_backward() -> None:
     """Pitfall 11: an optimizer for each parameter steps as soon as its gradient is there, and frees it."""
 

@@ -44,10 +44,34 @@ def cnn() -> nn.Sequential:
     return nn.Sequential(body, nn.Flatten(), nn.Linear(4, 3))
 
 
+class Reader(nn.Module):
+    """A plain recurrent layer and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.RNN(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.recurrent(x)[0][:, -1])
+        return out
+
+
+def normed() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+
+
+def half() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 3)).bfloat16()
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (mlp, (16, 6)),
     "cnn": (cnn, (16, 1, 8, 8)),
     "tagger": (Tagger, (16, 5, 6)),
+    "reader": (Reader, (16, 5, 6)),
+    "normed": (normed, (16, 1, 8, 8)),
+    "half": (half, (16, 6)),
 }
 
 
@@ -99,7 +123,7 @@ def patient(kind: str = "mlp", steps: int = 0, adam: bool = True) -> Patient:
     make, shape = MODELS[kind]
     model = make()
     optimizer = Adam(model.parameters(), 1e-2) if adam else SGD(model.parameters(), 1e-2, momentum=0.9)
-    x, y = torch.randn(shape), torch.randint(3, (shape[0],))
+    x, y = torch.randn(shape).to(next(model.parameters()).dtype), torch.randint(3, (shape[0],))
     made = Patient(model, optimizer, nn.CrossEntropyLoss(), x, y, _facts(make(), x, y))
     made.train(steps)
     return made

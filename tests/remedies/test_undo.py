@@ -43,17 +43,55 @@ EACH: dict[str, tuple[str, Make]] = {
     "insert dropout": ("mlp", lambda p: remedies.insert_dropout(["1"])),
     "more dropout": ("mlp", lambda p: remedies.more_dropout(p.facts)[0]),
     "less dropout": ("mlp", lambda p: remedies.set_dropout(["4"], 0.0)),
-    "freeze": ("mlp", lambda p: remedies.freeze_layers(["0"])),
     "standardise": ("mlp", lambda p: remedies.standardise(p.facts.layer("0"), 1.0, 2.0)),
     "standardise features": ("cnn", lambda p: remedies.standardise_features(p.facts.layer("0.0"))),
     "start again": ("mlp", lambda p: remedies.start_again(p.facts, LINEARS, 0.1)),
     "in turn": ("mlp", lambda p: _both(remedies.clip_gradients(0.1), remedies.replace_by_leaky_relu(["3"]))),
+    "missing parameters": ("mlp", lambda p: _without(p, remedies.add_missing_parameters())),
+    "another's optimizer": ("mlp", lambda p: _of_another(p, remedies.take_over())),
+    "unfreeze": ("mlp", lambda p: _frozen(p, Remedy("unfreeze", treatment=remedies.unfreeze(["0"])))),
+    "rate of parameters": ("mlp", lambda p: Remedy("rate", treatment=remedies.set_rate_of(["0.weight"], 0.5))),
+    "slow groups": ("mlp", lambda p: remedies.slow_groups({0: 0.1})),
+    "leave out": ("mlp", lambda p: remedies.leave_out("6", "softmax", "", "", "")),
+    "sigmoid": ("mlp", lambda p: Remedy("sigmoid", treatment=remedies.use_sigmoid("6"))),
+    "standardise targets": ("mlp", lambda p: remedies.standardise_targets(p.facts.layer("5"), 1.0, 2.0, 1.0)),
+    "orthogonal recurrence": ("tagger", lambda p: remedies.orthogonal_recurrence(p.facts.layer("recurrent"))),
+    "remember": ("tagger", lambda p: remedies.remember(p.facts.layer("recurrent"), 20)),
+    "gated": ("reader", lambda p: remedies.gated(p.facts.layer("recurrent"), 20)),
+    "xavier attention": ("tagger", lambda p: remedies.xavier_attention(("attention",))),
+    "scale weights": ("tagger", lambda p: remedies.scale_weights({"attention": 0.5, "head": 0.1}, "", "", "")),
+    "bound weights": ("mlp", lambda p: Remedy("bound", treatment=remedies.bound_weights({"0.weight": 0.1}))),
+    "quiet head": ("mlp", lambda p: Remedy("quiet", treatment=remedies.quiet_head("5", 0.01))),
+    "balance experts": ("mlp", lambda p: remedies.balance_experts(p.facts.layer("5"), 3)),
+    "biases before norms": ("normed", lambda p: Remedy("biases", treatment=remedies.remove_biases([("0", "1")]))),
+    "group norm": ("normed", lambda p: Remedy("norms", treatment=remedies.replace_batch_norms({"1": False}))),
+    "bfloat16": ("mlp", lambda p: remedies.autocast_to_bfloat16(p.facts)),
+    "float32": ("half", lambda p: remedies.weights_in_float32("bfloat16")),
+    "stop": ("normed", lambda p: Remedy("stop", treatment=remedies.stop_at(2))),
     "a plain function": ("mlp", lambda p: Remedy("by hand", treatment=_by_hand)),
 }  # fmt: skip
 
 
 def _both(*each: Remedy) -> Remedy:
     return Remedy("both", treatment=remedies.in_turn(*each))
+
+
+def _without(p: Patient, remedy: Remedy) -> Remedy:
+    group = p.optimizer.param_groups[0]
+    for parameter in group["params"][2:]:
+        p.optimizer.state.pop(parameter, None)
+    group["params"] = group["params"][:2]
+    return remedy
+
+
+def _of_another(p: Patient, remedy: Remedy) -> Remedy:
+    p.optimizer = patient(steps=2).optimizer
+    return remedy
+
+
+def _frozen(p: Patient, remedy: Remedy) -> Remedy:
+    p.model.get_submodule("0").requires_grad_(False)
+    return remedy
 
 
 def _by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -79,8 +117,8 @@ def _by_hand(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def test_undo_restores_every_bit(name: str, steps: int) -> None:
     kind, make = EACH[name]
     sick = patient(kind, steps)
-    before = sick.state()
     remedy = make(sick)
+    before = sick.state()
     assert remedy.applicable
     treatment = remedy.apply(sick.model, sick.optimizer, sick.criterion)
     assert treatment.changes, "it says nothing of what it changed"
@@ -97,8 +135,9 @@ def test_undo_restores_every_bit(name: str, steps: int) -> None:
 def test_training_goes_on_with_it_and_after_undo(name: str, steps: int) -> None:
     kind, make = EACH[name]
     sick = patient(kind, steps)
+    remedy = make(sick)
     before = sick.state()
-    treatment = make(sick).apply(sick.model, sick.optimizer, sick.criterion)
+    treatment = remedy.apply(sick.model, sick.optimizer, sick.criterion)
     sick.train(3)
     assert sick.loss() < float("inf")
     treatment.undo()

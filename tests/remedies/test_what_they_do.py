@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRSc
 
 from netdoctor import remedies
 from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.findings import Remedy
+from netdoctor.treatment import RemedyError
 from tests.remedies.patients import patient
 from tests.remedies.test_undo import CONVOLUTIONS, LINEARS
 
@@ -292,6 +294,45 @@ class TestCriterion:
         one = nn.BCEWithLogitsLoss()
         remedies.weigh_classes([90, 10]).apply(sick.model, sick.optimizer, one)
         assert float(one.pos_weight) == pytest.approx(9)  # type: ignore[arg-type]
+
+    def test_the_mean_in_place_of_the_sum(self) -> None:
+        sick, criterion = patient(), nn.MSELoss(reduction="sum")
+        treatment = remedies.average_loss().apply(sick.model, None, criterion)
+        assert float(criterion(torch.zeros(4), torch.ones(4))) == 1
+        treatment.undo()
+        assert float(criterion(torch.zeros(4), torch.ones(4))) == 4
+        with pytest.raises(RemedyError, match="sums up nothing"):
+            remedies.average_loss().apply(sick.model, None, nn.MSELoss())
+
+
+class TestTraining:
+    def test_steps_after_the_last_one_change_nothing(self) -> None:
+        sick, twin = patient("normed"), patient("normed")
+        treatment = Remedy("stop", treatment=remedies.stop_at(3)).apply(sick.model, sick.optimizer)
+        sick.train(8)
+        twin.train(3)
+        for (name, kept), now in zip(twin.model.state_dict().items(), sick.model.state_dict().values(), strict=True):
+            assert torch.equal(kept, now), name
+        treatment.undo()
+        sick.train(1)
+        assert not torch.equal(next(sick.model.parameters()), next(twin.model.parameters()))
+
+    def test_half_precision_weights_and_inputs_become_float32(self) -> None:
+        sick = patient("half", steps=3)
+        remedies.weights_in_float32("bfloat16").apply(sick.model, sick.optimizer)
+        assert {p.dtype for p in sick.model.parameters()} == {torch.float32}
+        assert sick.model(sick.x).dtype == torch.float32
+        sick.train(2)
+
+    def test_a_gated_layer_learns_in_the_place_of_a_plain_one(self) -> None:
+        sick = patient("reader", steps=3)
+        remedies.gated(sick.facts.layer("recurrent"), 20).apply(sick.model, sick.optimizer)
+        assert isinstance(sick.model.get_submodule("recurrent"), nn.GRU)
+        held = {id(p) for group in sick.optimizer.param_groups for p in group["params"]}
+        assert held == {id(p) for p in sick.model.parameters()}
+        before = sick.loss()
+        sick.train(20)
+        assert sick.loss() < before
 
 
 def test_parameter_facts_are_enough_for_a_transformer_without_weights() -> None:

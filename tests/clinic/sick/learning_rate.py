@@ -106,7 +106,7 @@ def linear_regression_that_diverges(fault: bool) -> Program:
     return supervised(model, optimizer, task, nn.MSELoss(), mean_loss(model, task.x, task.y, F.mse_loss), validate=True)
 
 
-@sick(TOO_LARGE, "exploding-gradient", steps=200, by=60, bound=0.4)
+@sick("summed-loss", TOO_LARGE, "exploding-gradient", steps=200, by=60, bound=0.4)
 def loss_summed_over_the_batch(fault: bool) -> Program:
     model = models.mlp(10, 32, 32, 1)
     task = data.friedman()
