@@ -87,15 +87,12 @@ def sorted_rules() -> list[Rule]:
 
 def _picture(rule: Rule, run: dict[str, Any]) -> list[str]:
     case = run["case"].replace("-", " ")
-    layers = (
-        f" By layer: {run['by_layer'][:1].lower()}{run['by_layer'][1:]} Diamonds are the layers named."
-        if run["by_layer"]
-        else ""
-    )
+    told = run["beside"]
+    beside = f" Beside the loss: {told[:1].lower()}{told[1:]}" if told else ""
     return [
         "## In a real run",
         f"![Training with the fault and without it](pictures/{rule.slug}.svg)",
-        f'The case "{case}" of the clinic, with its fault and without it.{layers}',
+        f'The case "{case}" of the clinic, with its fault and without it.{beside}',
         f"At step {run['step']}, the dotted line, netdoctor says:",
         f"> {escaped(run['message'])}",
     ]

@@ -1,6 +1,7 @@
-"""A regression on few patients overfits; early stopping keeps the weights of the best validation loss."""
+"""A regression on few patients overfits; early stopping goes back to the weights of the best validation loss."""
 
-import copy
+import tempfile
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import nn
 import netdoctor
 
 torch.set_num_threads(1)
-PATIENCE = 10  # validation passes without a better one
+PATIENCE = 100  # steps without a better validation loss
 
 
 def train(stop_early: bool) -> float:
@@ -21,25 +22,21 @@ def train(stop_early: bool) -> float:
     x, y, x_val, y_val = x[:300], y[:300], x[300:], y[300:]
     model = nn.Sequential(nn.Linear(10, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    best, best_weights, since = float("inf"), copy.deepcopy(model.state_dict()), 0
-    with netdoctor.watch(model, every=5):
-        for step in range(600):
+    with tempfile.TemporaryDirectory() as folder, netdoctor.watch(model, every=5) as monitor:
+        best = monitor.keep_best(Path(folder) / "best.pt")
+        for step in range(1, 601):
             batch = torch.randint(len(x), (32,))
             loss = F.mse_loss(model(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if step % 10 == 9:
+            if step % 10 == 0:
                 with torch.no_grad():
-                    validation = F.mse_loss(model(x_val), y_val).item()
-                since += 1
-                if validation < best:
-                    best, best_weights, since = validation, copy.deepcopy(model.state_dict()), 0
-                if stop_early and since == PATIENCE:
-                    print(f"stopped at step {step + 1}: no better validation loss in {PATIENCE} passes")
-                    break
-    if stop_early:
-        model.load_state_dict(best_weights)
+                    F.mse_loss(model(x_val), y_val)  # netdoctor reads it
+            if stop_early and step - best.step > PATIENCE:
+                print(f"stopped at step {step}, back to step {best.step}")
+                model.load_state_dict(torch.load(best.path))
+                break
     with torch.no_grad():
         return F.mse_loss(model(x_val), y_val).item()
 
