@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from netdoctor.findings import Remedy
 from netdoctor.remedies.initialisation import kaiming_weights
@@ -69,7 +68,7 @@ def rectify(modules: Sequence[str], layers: Sequence[str], certain: bool = True)
 
 
 def insert_nonlinearity(layers: Sequence[str]) -> Remedy:
-    """Put a ReLU behind each of ``layers``: in their `nn.Sequential`, else by a hook."""
+    """Put a ReLU behind each of ``layers``, where a plain `nn.Sequential` runs another layer directly after it."""
     return Remedy(
         action=f"Put a ReLU behind {', '.join(layers)}",
         code=f"for name in {names_code(layers)}:\n"
@@ -94,14 +93,4 @@ def _replace(operation: Operation, modules: Sequence[str], make: Callable[[], nn
 
 def _insert(operation: Operation, layers: Sequence[str]) -> None:
     for name in layers:
-        try:
-            put_behind(operation, name, nn.ReLU())
-        except RemedyError:  # what comes next is in the program's code: the layer's own output is what can be reached
-            operation.attach(f"the output of {name}", operation.module(name).register_forward_hook(_rectified), "relu")
-            operation.notes.append(
-                f"The ReLU behind {name} is a hook, which no state_dict keeps: write it into forward"
-            )
-
-
-def _rectified(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    return nn.functional.relu(output)
+        put_behind(operation, name, nn.ReLU())
