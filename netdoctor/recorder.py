@@ -18,24 +18,24 @@ from netdoctor import structure
 from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
-from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, softmaxes, unseen
+from netdoctor.layer_graph import LayerGraph
+from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, unseen
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
 from netdoctor.probes.leftovers import Leftovers
-from netdoctor.probes.lineage import Lineage
+from netdoctor.probes.loss_scale import LossScale
+from netdoctor.probes.mode import Mode
 from netdoctor.probes.origin import Origins
 from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.readings import Readings, Sample
-from netdoctor.probes.sampling import level
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.sharding import splits
 from netdoctor.probes.stray import StrayPasses
 from netdoctor.probes.thorough import Pacing
 from netdoctor.probes.together import Together
-from netdoctor.stretches import stretches
 
 KEPT = 256  # losses kept before they are moved into the history
 SAMPLES = 32  # samples kept before they are decoded: below 10 MB with 200 layers
@@ -84,28 +84,23 @@ class Recorder:
         self._names: dict[int, str]
         self._take_in(describe_parameters(model))
         self._holdings = optimizers.Holdings()
+        self._graph = LayerGraph(self.history, self._activations, self._readings, self._holdings)
+        self._mode = Mode(self._activations)
+        self._scale = LossScale(self._scalars)
         self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
         self._bursts = 0  # steps sampled out of turn
         self._validation = ValidationLosses(self._scalars)
         self.best: BestCheckpoint | None = None
         self._sampled = self._prelude = False  # whether this step, or the next one, is sampled
-        self._layers_known = 0  # called layers when the graph of layers was read last
-        self._graph: structure.Graph | None = None  # with hidden parts, until the step is sampled
-        self._lineage: Lineage | None = None  # what tells of these parts
-        self._guessed: list[str] = []  # layers of which nothing tells what feeds them
         self._thorough = False  # whether this sample is one
         self._pacing = Pacing()
-        self._softmaxes: softmaxes.Softmaxes | None = None
         self._leftovers = Leftovers()
-        self._input: tuple[Tensor, Tensor] | None = None  # mean and standard deviation of the model's, in this sample
-        self._strangers: list[weakref.ref[nn.Parameter]] = []  # parameters between the layers that are not the model's
         self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
         self._solo = 0  # id of the optimizer whose steps are rested over
         self._closures = False  # whether an optimizer calls a closure
         self._spent = self._prelude_spent = 0.0
         self._ticked = 0  # the last step at which the clock was looked at
-        self._skipped: Tensor | float = 0.0  # steps that a gradient scaler left out
         if optimizer is not None:
             self._holdings.of(optimizer, self._names)
         self._activations.divide(splits(model)[0])
@@ -117,6 +112,7 @@ class Recorder:
     def resume(self, history: History, step: int) -> None:
         """Go on with the history of a run that has made ``step`` steps."""
         self.history, self.step, self._ticked = history, step, step
+        self._graph.history = history
         self._holdings.start_after(step)
         self._schedule.sampling.start_after(step)
         self._schedule.judging.start_after(step)
@@ -138,7 +134,7 @@ class Recorder:
         try:
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
-            self._learn_hidden(wait)
+            self._graph.arrive(wait)
             for sample in self._together.arrived(wait):
                 self._readings.add(sample)
             self._scalars.flush(self.history, wait)
@@ -154,25 +150,7 @@ class Recorder:
     @property
     def unseen(self) -> tuple[str, ...]:
         """What cannot be seen of this model, in sentences."""
-        scripted, silent = self._activations.scripted, unseen.uncalled(self.history, *self._activations.called)
-        told = [f"the numbers are those of this rank alone: {self._together.why}"] if self._together.why else []
-        if scripted:
-            told.append(
-                f"activations of {unseen.listed(scripted)} are not seen: TorchScript takes no hooks; their weights are"
-            )
-        if silent:
-            told.append(
-                f"activations of {unseen.listed(silent)} are not seen, though gradients reach the weights: the module "
-                "itself is not called (but its forward(), or what came in its place), or was compiled before the watch"
-            )
-        if self._guessed:
-            told.append(
-                f"what feeds {unseen.listed(self._guessed)} is not seen, in a compiled graph or a re-entrant "
-                "checkpoint: taken for the layer that runs before"
-            )
-        if self._activations.compiled:
-            told.extend(unseen.in_compiled_graphs(self.history.facts.loss.kind))
-        return tuple(told)
+        return unseen.sentences(self.history, self._activations, self._graph.guessed)
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -211,7 +189,7 @@ class Recorder:
                 self._rest = min(self._rest, 1)
             if self._sampled:
                 self._leftovers.look(self._holdings.parameters())
-                self._input = self._given(with_gradients=True)
+                self._mode.look()
                 if loss.grad_fn is not None:
                     self._read_graph(loss.grad_fn)
             self._activations.given = None
@@ -246,7 +224,7 @@ class Recorder:
             if self.best is not None:
                 self.best.evaluated(opens)
             if opens:
-                self._look_at_validation()
+                self._mode.note_validation(self._validation)
             probe.given = None
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
@@ -279,7 +257,7 @@ class Recorder:
                 self.step += 1
                 self._rest -= 1
                 self._losses.after_step(self.step, self._solo, alone=True)
-                self._count_skipped(optimizer)
+                self._scale.stepped(optimizer)
                 self._together.poll()
                 if not self._rest or self._losses.jumped:
                     self._wake()
@@ -290,7 +268,7 @@ class Recorder:
                 self._meet()
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
-                self._count_skipped(optimizer)
+                self._scale.stepped(optimizer)
                 if self._sampled:
                     self._measure(holding)
                 if all(other.step == self.step for other in at_work):
@@ -313,9 +291,9 @@ class Recorder:
                 self._meet()
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
-                self._skipped = self._skipped + 1.0
+                self._scale.skip()
                 self._leftovers.take(id(optimizer))
-                self._keep_scale()
+                self._scale.keep(self.step, self._losses.scale)
                 if all(other.step == self.step for other in at_work):
                     self._end(start)
                     return
@@ -343,39 +321,6 @@ class Recorder:
         if model is not None:
             self._together.meet(model, self._activations, self._parameters, self._schedule.sampling)
 
-    def _count_skipped(self, optimizer: Optimizer) -> None:
-        """One that works with the scaler leaves a step out by itself, without waiting for its device."""
-        found: Tensor | None = getattr(optimizer, "found_inf", None)
-        if found is not None:
-            self._skipped = self._skipped + found
-
-    def _keep_scale(self) -> Tensor | None:
-        """The gradient scaler's scale: a copy, for the scaler changes it in place."""
-        scale = None if self._losses.scale is None else self._losses.scale.detach().clone()
-        if scale is not None:
-            self._scalars.keep(self.step, "loss_scale", scale)
-            self._scalars.keep(self.step, "skipped_steps", self._skipped)
-        return scale
-
-    def _look_at_validation(self) -> None:
-        """The mode and the input of the first batch of a validation pass."""
-        probe = self._activations
-        share = norms.training_share(module for _, module in probe.modules())
-        if share is not None:
-            self._validation.note("val_training_share", share)
-        given = self._given(with_gradients=False)
-        if given is not None:
-            self._validation.note("val_input_mean", given[0])
-            self._validation.note("val_input_std", given[1])
-
-    def _given(self, with_gradients: bool) -> tuple[Tensor, Tensor] | None:
-        """Mean and standard deviation of the model's last input, until it was looked at."""
-        probe = self._activations
-        if probe.given is None or probe.last_pass_with_gradients != with_gradients:
-            return None
-        with torch.no_grad():
-            return level(probe.given)
-
     def _see_before(self, held: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         probe = self._parameters
 
@@ -393,18 +338,17 @@ class Recorder:
     def _measure(self, holding: optimizers.Holding) -> None:
         """Reduce a sampled step to its sums."""
         self._learn_groups()
-        self._note_mode()
-        if self._graph is not None:
-            self._lineage, self._graph = self._activations.trace_back(self._graph), None
-            self._learn_hidden(wait=False)
+        self._mode.keep(self._scalars, self.step, self._model())
+        self._graph.sampled()
         self._parameters.see_after()
+        scale = self._scale.keep(self.step, self._losses.scale)
         fused = getattr(holding.optimizer(), "grad_scale", None) is not None
-        parameters = self._parameters.reduce(holding.names, self._keep_scale(), fused)
+        parameters = self._parameters.reduce(holding.names, scale, fused)
         thorough = self._activations.look_thoroughly(self._together.replicas) if self._thorough else None
         rates, layers = self._holdings.learning_rates(), self._activations.reduce()
         modules = self._activations.modules() if self._thorough else []
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
-        sample = Sample(self.step, layers, parameters, rates, thorough, self._softmaxes, named)
+        sample = Sample(self.step, layers, parameters, rates, thorough, self._graph.softmaxes, named)
         self._together.add(sample)
         if self._thorough:
             for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
@@ -412,16 +356,6 @@ class Recorder:
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
-
-    def _note_mode(self) -> None:
-        """The model's mode and its input in a sampled step."""
-        model = self._model()
-        if model is not None:
-            self._scalars.keep(self.step, "model_evaluation_mode", float(not model.training))
-        if self._input is not None:
-            self._scalars.keep(self.step, "model_input_mean", self._input[0])
-            self._scalars.keep(self.step, "model_input_std", self._input[1])
-            self._input = None
 
     def _holding(self, optimizer: Optimizer) -> optimizers.Holding:
         if self._holdings.strange(optimizer, self._names):
@@ -452,7 +386,8 @@ class Recorder:
         facts, trainable = self.history.facts, self._parameters.trainable
         told = len(facts.groups), facts.optimizers_elsewhere, [p.trainable for p in facts.parameters]
         if told != (len(self._holdings.groups), self._holdings.elsewhere, trainable):
-            held, self._layers_known = self._holdings.held, 0  # what was thawed is connected from now on
+            held = self._holdings.held
+            self._graph.read_again()  # what was thawed is connected from now on
             parameters = tuple(
                 replace(p, group=held.get(p.name), trainable=asks)
                 for p, asks in zip(facts.parameters, trainable, strict=True)
@@ -461,7 +396,7 @@ class Recorder:
                 groups=tuple(self._holdings.groups),
                 parameters=parameters,
                 optimizers_elsewhere=self._holdings.elsewhere,
-                strangers=self._holdings.count_loose(self._strangers),
+                strangers=self._graph.loose(),
             )
 
     def _end(self, start: float) -> None:
@@ -497,7 +432,7 @@ class Recorder:
         self._thorough = self._sampled and self._pacing.due(self.step + 1)
         if self._activations.on or self._sampled:
             self._activations.begin(self._sampled, self._thorough, keeping=self._thorough or not self._targets_known)
-            self._softmaxes = None
+            self._graph.softmaxes = None
         if self._sampled or self._prelude:
             self._parameters.begin()
         elif ahead > REST and self._stray is None and not self._closures and not self._together.asking:
@@ -521,16 +456,7 @@ class Recorder:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
         if probe.nodes or (self._thorough and probe.compiled):
-            graph = structure.trace(root, probe.nodes, *probe.transparent)
-            if len(probe.forms) > self._layers_known and (graph.inputs or graph.hidden):  # a branch may be called later
-                if graph.hidden or probe.compiled:
-                    self._learn_loss(graph.path)
-                    self._graph = structure.without_nodes(graph)
-                else:
-                    self._learn(graph)
-            found = softmaxes.describe(graph.upstream, graph.path.nodes, probe.nodes, probe.layers)
-            self._softmaxes = found or self._softmaxes
-            path = graph.path
+            path = self._graph.read(root, self._names)
         elif self._targets_known:
             return
         else:
@@ -546,42 +472,6 @@ class Recorder:
     def _targets_known(self) -> bool:
         """Whether enough batches were seen to tell the best constant prediction."""
         return len(self.history.table("constant_loss")) >= TARGETS
-
-    def _learn_loss(self, path: structure.Path) -> None:
-        if not self.history.facts.loss.nodes:
-            self.history.facts = self.history.facts.with_changes(loss=structure.describe_loss(path))
-
-    def _learn_hidden(self, wait: bool) -> None:
-        """Learn the graph whose hidden parts the samples tell, once these have arrived."""
-        lineage = self._lineage
-        if lineage is not None and (wait or lineage.ready):
-            self._lineage = None
-            self._learn(lineage.read())
-            self._guessed = lineage.guessed
-
-    def _learn(self, graph: structure.Graph) -> None:
-        probe = self._activations
-        facts = structure.learn(self.history.facts, graph, self._ids, probe.forms)
-        between = stretches(graph, probe.nodes, probe.transparent[1], self._names)
-        self._strangers = [weakref.ref(parameter) for parameter in between.strangers]
-        layers = tuple(
-            replace(
-                layer,
-                straight=layer.straight or layer.name in between.straight,
-                dropouts=between.dropouts.get(layer.name, layer.dropouts),
-                ungraded=not layer.called and layer.name in probe.ungraded,
-            )
-            for layer in facts.layers
-        )
-        self.history.facts = facts.with_changes(
-            layers=layers,
-            input_floating=probe.input_floating,
-            batch=probe.batch,
-            strangers=self._holdings.count_loose(self._strangers),
-        )
-        self._readings.arrange([layer.name for layer in facts.layers])
-        probe.bind(facts.layers)
-        self._layers_known = len(probe.forms)
 
     def _trace(self, loss: Tensor, value: Tensor | float) -> None:
         """Trace a NaN or Inf back. On the CPU the loss is known at once, elsewhere once a flush has told of one."""

@@ -21,9 +21,9 @@ from netdoctor.statistics import STATISTICS
 
 PACKAGE = Path(netdoctor.__file__).parent
 HEADINGS = ("## What it looks at", "## Why it matters", "## When it is wrong", "## References")
-WITH_TORCH = {"arguments", "batches", "best_checkpoint", "copies", "demo", "discovery", "examination", "lr_finder",
-              "monitor", "recorder", "recording", "rehearsal", "resuming", "session", "statistics", "stretches",
-              "structure", "trials"}  # fmt: skip
+WITH_TORCH = {"arguments", "batches", "best_checkpoint", "copies", "demo", "discovery", "examination", "layer_graph",
+              "lr_finder", "monitor", "recorder", "recording", "rehearsal", "resuming", "session", "statistics",
+              "stretches", "structure", "trials"}  # fmt: skip
 DEPENDENCIES = {"netdoctor", "torch", "numpy", "rich"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EACH_RULE = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.slug)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from netdoctor.facts import spoken
 from netdoctor.history import History
 from netdoctor.probes import compiled
+
+if TYPE_CHECKING:
+    from netdoctor.probes.activations import ActivationProbe
 
 SAMPLES = 3  # of the gradients before a layer that was never called is told of
 NAMED = 3  # layers named in a sentence
@@ -22,6 +26,29 @@ def is_scripted(module: nn.Module) -> bool:
 def is_callable(module: nn.Module) -> bool:
     """Whether a module can be called and hooked: a list of parameters cannot."""
     return not is_scripted(module) and type(module).forward is not nn.Module.forward
+
+
+def sentences(history: History, activations: ActivationProbe, guessed: Sequence[str]) -> tuple[str, ...]:
+    """All that cannot be seen of the model that a probe is on; of layers ``guessed`` nothing tells what feeds them."""
+    silent = uncalled(history, *activations.called)
+    told = []
+    if activations.scripted:
+        told.append(
+            f"activations of {listed(activations.scripted)} are not seen: TorchScript takes no hooks; their weights are"
+        )
+    if silent:
+        told.append(
+            f"activations of {listed(silent)} are not seen, though gradients reach the weights: the module itself is "
+            "not called (but its forward(), or what came in its place), or was compiled before the watch"
+        )
+    if guessed:
+        told.append(
+            f"what feeds {listed(guessed)} is not seen, in a compiled graph or a re-entrant checkpoint: taken for the "
+            "layer that runs before"
+        )
+    if activations.compiled:
+        told.extend(in_compiled_graphs(history.facts.loss.kind))
+    return tuple(told)
 
 
 def in_compiled_graphs(loss: str) -> tuple[str, ...]:
