@@ -150,7 +150,8 @@ class Recorder:
     @property
     def unseen(self) -> tuple[str, ...]:
         """What cannot be seen of this model, in sentences."""
-        return unseen.sentences(self.history, self._activations, self._graph.guessed)
+        told = [f"the numbers are those of this rank alone: {self._together.why}"] if self._together.why else []
+        return (*told, *unseen.sentences(self.history, self._activations, self._graph.guessed))
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
