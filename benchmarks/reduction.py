@@ -55,7 +55,7 @@ def seconds(layers: int) -> tuple[float, float]:
     names = tuple(facts.name for facts in weights.facts)
     sizes = np.array([float(facts.size) for facts in weights.facts])
     everywhere = tuple(range(len(names)))
-    form = Form(2, 2, np.ones(len(names), bool), (), everywhere, names, sizes)
+    form = Form(2, np.ones(len(names), bool), (), everywhere, names, sizes)
     start = perf_counter()
     packed = pack(taken[0], {1: 1.0}, (1,), 1, form)
     middle = perf_counter()

@@ -150,7 +150,8 @@ class Recorder:
     @property
     def unseen(self) -> tuple[str, ...]:
         """What cannot be seen of this model, in sentences."""
-        return unseen.sentences(self.history, self._activations, self._graph.guessed)
+        told = [f"the numbers are those of this rank alone: {self._together.why}"] if self._together.why else []
+        return (*told, *unseen.sentences(self.history, self._activations, self._graph.guessed))
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
@@ -265,6 +266,7 @@ class Recorder:
                 return
             holding = self._holdings.of(optimizer, self._names)
             if holding.names:
+                self._meet()
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
                 self._scale.stepped(optimizer)
@@ -287,6 +289,7 @@ class Recorder:
             holding = self._holding(optimizer)
             self._enter(holding)
             if holding.names:
+                self._meet()
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
                 self._scale.skip()
@@ -307,14 +310,17 @@ class Recorder:
             if self._stray is None and self.history.facts.unstepped:
                 self.history.facts = self.history.facts.with_changes(unstepped=0)
         if holding.names:
-            model = self._model() if not self._together.met else None
-            if model is not None:
-                self._together.meet(model, self._activations, self._parameters, self._schedule.sampling)
             if self._rest:
                 self._wake()
             if holding.step == self.step:
                 self.step += 1
             holding.step = self.step
+
+    def _meet(self) -> None:
+        """Look for other ranks at the first step: where a closure is called, the model has not run before."""
+        model = None if self._together.met else self._model()
+        if model is not None:
+            self._together.meet(model, self._activations, self._parameters, self._schedule.sampling)
 
     def _see_before(self, held: dict[str, int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         probe = self._parameters
@@ -344,7 +350,7 @@ class Recorder:
         modules = self._activations.modules() if self._thorough else []
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
         sample = Sample(self.step, layers, parameters, rates, thorough, self._graph.softmaxes, named)
-        (self._together if self._together.active else self._readings).add(sample)
+        self._together.add(sample)
         if self._thorough:
             for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
                 self._scalars.keep(self.step, "gradient_nonzero", count, name)

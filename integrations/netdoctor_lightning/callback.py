@@ -87,9 +87,13 @@ class NetDoctorCallback(Callback):
         self._close()
 
     def state_dict(self) -> dict[str, Any]:
-        if self.monitor is not None:
+        if self.monitor is None:
+            return self._state or {}
+        try:
             return self.monitor.state_dict()
-        return self._state or {}
+        except Exception:  # a checkpoint is saved, whatever becomes of netdoctor's part in it
+            log.warning("netdoctor's state is not in the checkpoint", exc_info=True)
+            return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = state_dict

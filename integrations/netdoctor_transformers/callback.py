@@ -90,7 +90,10 @@ class NetDoctorCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = _checkpoint(args.output_dir, state)
         if self.monitor is not None and state.is_world_process_zero and folder.is_dir() and not args.save_only_model:
-            torch.save(self.monitor.state_dict(), folder / STATE)
+            try:
+                torch.save(self.monitor.state_dict(), folder / STATE)
+            except Exception:  # the training goes on, whatever becomes of netdoctor's part in the checkpoint
+                log.warning("netdoctor's state is not in %s", folder, exc_info=True)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

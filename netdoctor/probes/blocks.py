@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from netdoctor.probes.transfer import sent
+
 if TYPE_CHECKING:
     from netdoctor.probes.sampling import Cut
 
@@ -64,8 +66,8 @@ class Part:
         at = np.where(here, at, 0)
         device = local.device
         return cls(
-            torch.from_numpy(at).to(device),
-            torch.from_numpy(here).to(device),
+            sent(at, device),
+            sent(here, device),
             int(at.max(initial=0)) + 1,
             int(here.sum()),
         )

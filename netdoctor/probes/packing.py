@@ -30,7 +30,6 @@ class Form:
     """What has to be known of the ranks to combine their samples.
 
     Attributes:
-        ranks: How many there are.
         replicas: Between how many of them the batch is divided: the others compute layers together.
         speaks: Of each parameter, whether this rank tells of what it holds; one of those that hold the same does.
         split: Places of the parameters whose units lie on several ranks.
@@ -39,7 +38,6 @@ class Form:
         sizes: Elements of each.
     """
 
-    ranks: int
     replicas: int
     speaks: Mask
     split: tuple[int, ...]

@@ -14,8 +14,8 @@ from netdoctor.facts import Parameter
 from netdoctor.probes.blocks import Block
 from netdoctor.probes.reductions import double_of, reduce_parameters
 from netdoctor.probes.sampling import Samples, plain
-from netdoctor.probes.sharding import block_of
-from netdoctor.probes.transfer import Transfer, sent
+from netdoctor.probes.sharding import block_of, part_of
+from netdoctor.probes.transfer import Transfer, sent, together
 from netdoctor.statistics import Mask
 
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
@@ -180,11 +180,9 @@ class ParameterProbe:
     def _totals(self) -> Tensor:
         """Sum of all elements of each parameter that every rank holds whole."""
         with torch.no_grad():
-            locals_ = [plain(self.tensors[place]) for place in self.whole]
-            sums = [
-                torch.tensor(torch.nan) if local is None else local.sum(dtype=double_of(local)) for local in locals_
-            ]
-            return torch.stack(sums if len({total.device for total in sums}) < 2 else [total.cpu() for total in sums])
+            here = [plain(self.tensors[place]) for place in self.whole]
+            unknown = torch.full((), torch.nan, dtype=torch.float64, device="cpu")
+            return together([unknown if local is None else local.sum(dtype=double_of(local)) for local in here])
 
     def leave(self) -> None:
         """Sample what is on this rank from now on, for nobody else is asked."""
@@ -223,9 +221,10 @@ class ParameterProbe:
         for slot, tensor in enumerate(tensors, first):
             local = None if tensor is None else plain(tensor)
             block = self.blocks[slot - first]
-            if local is None or tensor is None or (block is not None and block_of(tensor) is None):
-                continue  # sums that are not added up yet
-            pair = self._samples.pair(slot, local, 0, block)
+            if block is not None and local is not None and tensor is not None:
+                own = plain(self.tensors[slot - first])
+                local = None if own is None else part_of(tensor, local, block, own)
+            pair = None if local is None else self._samples.pair(slot, local, 0, block)
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])

@@ -28,6 +28,25 @@ def block_of(parameter: Tensor) -> Block | None:
     return Block(tuple(parameter.shape), tuple(offset), first, not sharded, 0 in sharded)
 
 
+def part_of(tensor: Tensor, local: Tensor, block: Block, parameter: Tensor) -> Tensor | None:
+    """What a DTensor holds of a block; None where it does not hold all of it, or not added up yet.
+
+    Args:
+        tensor: Of the parameter's shape, sharded in the same way or less: its gradient.
+        local: What is here of it.
+        block: The part of the parameter that is here.
+        parameter: That part.
+    """
+    held = block_of(tensor)
+    if held is None:
+        return None
+    for axis, (begin, wanted, extent) in enumerate(zip(held.offset, block.offset, parameter.shape, strict=True)):
+        if wanted < begin or wanted - begin + extent > local.shape[axis]:
+            return None
+        local = local.narrow(axis, wanted - begin, extent)
+    return local
+
+
 @dataclass(frozen=True)
 class Span:
     """Units of a layer: those from ``begin`` on, of ``total``."""

@@ -111,7 +111,7 @@ class Together:
         return 1 if self._form is None else self._form.replicas
 
     def meet(self, model: nn.Module, activations: ActivationProbe, parameters: ParameterProbe, pace: Pace) -> None:
-        """The model's first step begins."""
+        """The model makes its first step."""
         self.met = True
         if ranks.world() == 1:
             return
@@ -126,7 +126,6 @@ class Together:
         activations.divide(found)
         blocks = parameters.blocks
         self._form = Form(
-            ranks=ranks.world(),
             replicas=ranks.world() // together,
             speaks=np.array([ranks.rank() == 0 if block is None else block.first for block in blocks]),
             split=tuple(place for place, block in enumerate(blocks) if block is not None and block.split_units),
@@ -141,7 +140,7 @@ class Together:
 
     def add(self, sample: Sample) -> None:
         """Take in this rank's part of the step that is about to end."""
-        self._taken.append(sample)
+        (self._taken if self.active else self._done).append(sample)
 
     def end_step(self, step: int, pace: Pace) -> None:
         """A step has ended: hand in its samples, and take over when all ranks sample again."""
@@ -197,7 +196,7 @@ class Together:
             return
         self._agreement, self._group = None, agreement.group
         if self._group is None:
-            self._give_up("the other ranks do not watch it: netdoctor.watch() has to be called on every rank")
+            self._give_up("the others do not watch, or not alike: netdoctor.watch() has to be called on every rank")
 
     def _hand_in(self, sample: Sample, step: int, interval: int) -> None:
         steps = range(self._last + 1, step + 1)
@@ -257,7 +256,8 @@ class Together:
             self._done.append(whole.sample)
 
     def _lose(self, error: Exception) -> None:
-        log.warning("netdoctor goes on with the numbers of this rank alone: the other ranks do not answer (%s)", error)
+        why = str(error).partition(". ")[0]
+        log.warning("netdoctor goes on with the numbers of this rank alone: the other ranks do not answer (%s)", why)
         self._give_up("the other ranks did not answer")
 
     def _give_up(self, why: str, abruptly: bool = False) -> None:

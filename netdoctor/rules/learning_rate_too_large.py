@@ -173,7 +173,8 @@ def _rising(history: History, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.ones(len(steps))
     rates = np.nan_to_num(table.values).max(1, initial=0.0).astype(np.float64)
     then = rates[np.clip(np.searchsorted(table.steps, steps), 0, len(rates) - 1)]
-    return np.where(then > 0, rates.max() / np.maximum(then, 1e-300), 1.0)
+    times: NDArray[np.float64] = np.divide(rates.max(), then, out=np.ones(len(steps)), where=then > 0)
+    return times
 
 
 def _at(history: History, step: int) -> float:

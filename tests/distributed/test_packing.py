@@ -30,7 +30,7 @@ def sample(monkeypatch: pytest.MonkeyPatch) -> Sample:
 def form(split: tuple[int, ...] = (), whole: tuple[int, ...] = tuple(range(10))) -> Form:
     parameters = list(trainings.network().named_parameters())
     sizes = np.array([float(parameter.numel()) for _, parameter in parameters])
-    return Form(2, 2, np.ones(10, bool), split, whole, tuple(name for name, _ in parameters), sizes)
+    return Form(2, np.ones(10, bool), split, whole, tuple(name for name, _ in parameters), sizes)
 
 
 @pytest.mark.parametrize("split", [(), (0, 3)])

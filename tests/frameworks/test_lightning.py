@@ -289,6 +289,15 @@ def test_a_checkpoint_of_another_model(tmp_path: Path, caplog: pytest.LogCapture
     )
 
 
+def test_a_checkpoint_is_saved_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(monitor: Any) -> None:
+        raise OSError("broken")
+
+    monkeypatch.setattr(netdoctor.Monitor, "state_dict", broken)
+    fitted(Module(), ModelCheckpoint(tmp_path, filename="kept"))
+    assert "NetDoctorCallback" not in torch.load(tmp_path / "kept.ckpt", weights_only=False)["callbacks"]
+
+
 def test_fit_called_again() -> None:
     callback = NetDoctorCallback(reporters=[], every=1)
     runs = trainer(callback)

@@ -229,6 +229,16 @@ def test_a_checkpoint_without_its_state(
     assert message.startswith("netdoctor begins anew at step 6: ")
 
 
+def test_a_checkpoint_is_saved_whatever_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(monitor: Any) -> None:
+        raise OSError("broken")
+
+    monkeypatch.setattr(Monitor, "state_dict", broken)
+    watched("vit", tmp_path, save_strategy="steps", save_steps=STEPS)
+    assert not (tmp_path / "checkpoint-12" / "netdoctor.pt").exists()
+    assert (tmp_path / "checkpoint-12" / "model.safetensors").is_file()
+
+
 def test_training_again(tmp_path: Path) -> None:
     """After a failure, and after an end."""
     callback = NetDoctorCallback(reporters=[], every=1)

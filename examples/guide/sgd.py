@@ -1,0 +1,33 @@
+"""SGD with a learning rate that is far too small, then with the one that the finding's remedy sets."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import netdoctor
+from netdoctor.demo import digits
+
+torch.set_num_threads(1)
+
+
+def train(remedy: netdoctor.Remedy | None = None) -> tuple[netdoctor.Monitor, float]:
+    torch.manual_seed(0)
+    x, y = digits()
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    if remedy is not None:
+        remedy.apply(model, optimizer)
+    with netdoctor.watch(model, every=5) as monitor:
+        for _ in range(600):
+            batch = torch.randint(len(x), (64,))
+            loss = F.cross_entropy(model(x[batch]), y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return monitor, F.cross_entropy(model(x), y).item()
+
+
+sick, before = train()
+print("\nThe same again with the first remedy:\n")
+cured, after = train(sick.findings[0].remedies[0])
+print(f"\nloss: {before:.3f} sick, {after:.3f} cured")
