@@ -158,7 +158,7 @@ def reader_without_positions(fault: bool) -> Program:
 
 @sick("not-learning", "underfitting", "input-not-used", steps=150, by=100, bound=0.3)
 def batch_taken_for_time(fault: bool) -> Program:
-    """torch's LSTM wants time first unless told: it reads along the batch, and each answer sees one word of its own."""
+    """Torch's LSTM wants time first unless told: it reads along the batch, and each answer sees one word of its own."""
 
     class Memory(nn.Module):
         def __init__(self) -> None:
