@@ -41,7 +41,8 @@ def energies_against_a_row(fault: bool) -> Program:
     criterion = nn.HuberLoss()
 
     def loss_function(p: Tensor, t: Tensor) -> Tensor:
-        return criterion(p, t.squeeze(1)) if fault else criterion(p.squeeze(1), t.squeeze(1))
+        error: Tensor = criterion(p if fault else p.squeeze(1), t.squeeze(1))
+        return error
 
     return supervised(model, optimizer, task, loss_function, mean_loss(model, task.x, task.y, F.mse_loss))
 
