@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -248,9 +248,9 @@ def test_a_hundred_layers_cost_two_passes_and_half_a_second() -> None:
     x, y = torch.randn(64, 256), torch.randint(10, (64,))
 
     def seconds(run: Callable[[], Any]) -> float:
-        start = perf_counter()
+        start = process_time()
         run()
-        return perf_counter() - start
+        return process_time() - start
 
     passes = min(seconds(lambda: F.cross_entropy(model(x), y).backward()) for _ in range(3))
     assert min(seconds(lambda: netdoctor.checkup(model, (x, y), F.cross_entropy)) for _ in range(3)) <= 2 * passes + 0.5

@@ -1,7 +1,7 @@
 """Remedies that several rules share, with code for the very model, and what carries them out."""
 
 from netdoctor.remedies.attention_weights import xavier_attention
-from netdoctor.remedies.batch_norms import remove_biases, replace_batch_norms
+from netdoctor.remedies.batch_norms import gather_faster, remove_biases, replace_batch_norms
 from netdoctor.remedies.clipping import clip_gradients
 from netdoctor.remedies.criterion import average_loss, smooth_labels, weigh_classes
 from netdoctor.remedies.data_scaling import rescale_by_data
@@ -58,6 +58,7 @@ __all__ = [
     "from_the_start",
     "gain",
     "gated",
+    "gather_faster",
     "ideal_std",
     "in_turn",
     "initialise",

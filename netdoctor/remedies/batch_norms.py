@@ -52,3 +52,17 @@ def replace_batch_norms(norms: Mapping[str, bool]) -> Procedure:
             operation.replace(name, new)
 
     return Procedure(perform)
+
+
+def gather_faster(momentum: float) -> Procedure:
+    """Let all batch norms begin anew to gather statistics, and weigh each batch by ``momentum``."""
+
+    def perform(operation: Operation) -> None:
+        for name, norm in operation.model.named_modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None:
+                operation.set(f"momentum of {name}", norm, "momentum", momentum)
+                for kind, value in (("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+                    gathered = norm.get_buffer(kind)
+                    operation.write(f"{name}.{kind}", gathered, torch.full_like(gathered, value))
+
+    return Procedure(perform)

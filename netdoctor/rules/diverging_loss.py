@@ -107,7 +107,7 @@ def diverging_loss(
             readings=(Reading("loss", recent, None, "loss", span),),
             confidence=0.7,
             severity=Severity.WARNING,
-            remedies=(_bounded(), *map(from_the_start, remedies[1:])),
+            remedies=(_bounded(), *map(from_the_start, reversed(remedies[1:]))),
         )
 
 

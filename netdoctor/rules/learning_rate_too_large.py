@@ -132,11 +132,13 @@ def learning_rate_too_large(
         return
     inertia = momentum(history.facts)
     adaptive = any(group.optimizer.startswith(ADAPTIVE) for group in history.facts.groups)
-    sane = [u for u, at in zip(updates[:20], steps, strict=False) if _at(history, int(at)) <= bound]
-    typical = max(first if adaptive else first / (1 - min(inertia, 0.99)), float(np.median(sane or updates[:1])))
+    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rate = float(rates.max()) if len(rates) else None
+    begun = updates[:20] * _rising(history, steps[:20])
+    sane = [update for update, at in zip(begun, steps, strict=False) if _at(history, int(at)) <= bound]
+    start_with = float(begun[0]) if adaptive else float(begun[0]) / (1 - min(inertia, 0.99))
+    typical = max(start_with, float(np.median(sane or begun[:1])))
     factor = 1 / float(f"{min(max(typical / (inert if inertia or adaptive else target), 3), 1e5):.1g}")
-    table = history.table("learning_rate").values
-    rate = float(np.nanmax(table[0])) if table.size else None
     cures = (scale_learning_rate(factor, rate), warm_up(max(100, history.step)))
     opposing = f" and successive gradients oppose each other (cosine {cosine:+.2f})" if cosine < opposed else ""
     yield Evidence(
@@ -162,6 +164,17 @@ def _unit_by_hand(history: History, start: float) -> float:
     error = abs(start) ** 0.5
     output = history.first("activation_rms").get(loss.layer, error)
     return error if loss.kind == "mse" and output < 0.1 * error else 0.0
+
+
+def _rising(history: History, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The largest learning rate so far over that of each step: a schedule's later steps are so many times as long."""
+    table = history.table("learning_rate")
+    if not len(table):
+        return np.ones(len(steps))
+    rates = np.nan_to_num(table.values).max(1, initial=0.0).astype(np.float64)
+    then = rates[np.clip(np.searchsorted(table.steps, steps), 0, len(rates) - 1)]
+    times: NDArray[np.float64] = np.divide(rates.max(), then, out=np.ones(len(steps)), where=then > 0)
+    return times
 
 
 def _at(history: History, step: int) -> float:

@@ -10,6 +10,7 @@ from netdoctor import validation
 from netdoctor.facts import Facts, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.remedies import gather_faster
 from netdoctor.rules.base import rule
 
 
@@ -81,7 +82,7 @@ def train_val_mismatch(
             *(reading for cause in (shift, lag) if cause for reading in cause[2]),
         ),
         confidence=0.95 if shift or lag else 0.7,
-        remedies=(*((_preprocess(),) if shift else ()), *((_refresh(lag[1]),) if lag else ()), _train_on_validation()),
+        remedies=(*((_preprocess(),) if shift else ()), *((_refresh(),) if lag else ()), _train_on_validation()),
     )
 
 
@@ -95,13 +96,7 @@ def _preprocess() -> Remedy:
     )
 
 
-def _refresh(norms: tuple[str, ...]) -> Remedy:
-    def refresh(model: object, optimizer: object) -> None:
-        for name in norms:
-            norm = model.get_submodule(name)  # type: ignore[attr-defined]
-            norm.reset_running_stats()
-            norm.momentum = 0.1
-
+def _refresh() -> Remedy:
     return Remedy(
         "Let the batch norms gather faster: momentum 0.1 is torch's default (it weighs the new batch)",
         "for module in model.modules():\n"
@@ -110,7 +105,7 @@ def _refresh(norms: tuple[str, ...]) -> Remedy:
         "        module.momentum = 0.1",
         "PyTorch documentation, BatchNorm2d; Ioffe & Szegedy 2015, algorithm 2",
         "within 30 steps they hold what they see",
-        treatment=refresh,
+        treatment=gather_faster(0.1),
     )
 
 

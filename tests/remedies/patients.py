@@ -104,6 +104,7 @@ class Patient:
             "identities": {name: id(p) for name, p in self.model.named_parameters()},
             "modules": [(name, id(module), module.training) for name, module in self.model.named_modules()],
             "rates": [m.p for m in self.model.modules() if isinstance(m, nn.Dropout)],
+            "momenta": [m.momentum for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)],
             "hooks": [[list(getattr(m, kind)) for kind in HOOKS] for m in self.model.modules()],
             "groups": [
                 {k: [id(p) for p in v] if k == "params" else _copied(v) for k, v in group.items()}

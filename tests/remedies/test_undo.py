@@ -64,6 +64,7 @@ EACH: dict[str, tuple[str, Make]] = {
     "quiet head": ("mlp", lambda p: Remedy("quiet", treatment=remedies.quiet_head("5", 0.01))),
     "balance experts": ("mlp", lambda p: remedies.balance_experts(p.facts.layer("5"), 3)),
     "biases before norms": ("normed", lambda p: Remedy("biases", treatment=remedies.remove_biases([("0", "1")]))),
+    "gather faster": ("normed", lambda p: Remedy("faster", treatment=remedies.gather_faster(0.2))),
     "group norm": ("normed", lambda p: Remedy("norms", treatment=remedies.replace_batch_norms({"1": False}))),
     "bfloat16": ("mlp", lambda p: remedies.autocast_to_bfloat16(p.facts)),
     "float32": ("half", lambda p: remedies.weights_in_float32("bfloat16")),
