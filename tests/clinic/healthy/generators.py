@@ -174,7 +174,8 @@ def location_scale_and_tails_of_a_distribution() -> Program:
     def surprise(p: Tensor, t: Tensor) -> Tensor:
         location, scale, tails = p.chunk(3, 1)
         law = torch.distributions.StudentT(2 + F.softplus(tails), location, F.softplus(scale) + 1e-3)
-        return -law.log_prob(t).mean()
+        loss: Tensor = -law.log_prob(t).mean()
+        return loss
 
     loss = mean_loss(model, task.x_val, task.y_val, surprise)
     return supervised(model, optimizer, task, surprise, loss, batch=128)

@@ -176,7 +176,7 @@ class _Reversed(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return -0.2 * gradient
 
 
@@ -192,7 +192,7 @@ def domains_made_alike_by_gradient_reversal() -> Program:
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             code = F.relu(self.body(x))
-            reverse: Tensor = _Reversed.apply(code)  # type: ignore[no-untyped-call]
+            reverse: Tensor = _Reversed.apply(code)
             return self.digit(code), self.domain(reverse)
 
     model = Adapted()

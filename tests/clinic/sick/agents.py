@@ -90,7 +90,15 @@ def rewards_in_thousands(fault: bool) -> Program:
     return _learner(network, optimizer, Walk(), 5000.0 if fault else 1.0, broadcast=False)
 
 
-@sick("over-regularized", "underfitting", "not-learning", steps=200, by=100, bound=-0.8)
+@sick(
+    "over-regularized",
+    "underfitting",
+    "not-learning",
+    steps=200,
+    by=100,
+    bound=-0.8,
+    miss="missed when it was first measured; why is not known yet",
+)
 def bonus_for_entropy_too_large(fault: bool) -> Program:
     """A policy that is paid ten times more for being undecided than for being right."""
     policy = models.mlp(6, 32, 4, activation=nn.Tanh)

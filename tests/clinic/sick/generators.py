@@ -97,7 +97,14 @@ def ten_sigmoids_around_a_code(fault: bool) -> Program:
     return supervised(model, optimizer, Data(x, x, x, x), nn.MSELoss(), mean_loss(model, x, x, F.mse_loss), batch=64)
 
 
-@sick("no-gradient", "weights-not-updated", steps=100, by=50, bound=0.5)
+@sick(
+    "no-gradient",
+    "weights-not-updated",
+    steps=100,
+    by=50,
+    bound=0.5,
+    miss="missed when it was first measured; why is not known yet",
+)
 def loss_wrapped_in_a_new_tensor(fault: bool) -> Program:
     """Autograd complained that something does not require a gradient, and so it was told to."""
     model = models.VAE()
@@ -131,7 +138,15 @@ class _Dense(nn.Module):
         return x @ self.weight + self.bias
 
 
-@sick("poor-initialization", "unexpected-initial-loss", "exploding-gradient", steps=150, by=5, bound=1.0)
+@sick(
+    "poor-initialization",
+    "unexpected-initial-loss",
+    "exploding-gradient",
+    steps=150,
+    by=5,
+    bound=1.0,
+    miss="missed when it was first measured; why is not known yet",
+)
 def own_layers_of_unit_normal_weights(fault: bool) -> Program:
     model = nn.Sequential(
         *(_Dense(64, 64, fault), nn.ReLU(), _Dense(64, 64, fault), nn.ReLU(), _Dense(64, 64, fault), nn.ReLU()),
