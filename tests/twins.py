@@ -26,10 +26,8 @@ each_watch = pytest.mark.parametrize("watching", WATCHES.values(), ids=WATCHES)
 @contextmanager
 def nothing_left() -> Iterator[None]:
     """One thread, for bitwise equality; nothing of netdoctor may be left installed."""
-    for listener in (
-        *losses._listeners,
-        *optimizers._listeners,
-    ):  # of a test before, which is not this one's to answer for
+    others: list[Any] = [*losses._listeners, *optimizers._listeners]  # left by a test before
+    for listener in others:
         losses.unlisten(listener)
         optimizers.unlisten(listener)
     threads = torch.get_num_threads()
