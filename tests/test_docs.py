@@ -19,8 +19,7 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 WITHOUT_PICTURE = {
     "mixed-samples",  # only checkup() measures it
     "replicas-diverged",  # needs several processes
-    "weight-growth",  # in no run of the clinic: their causes are named
-    "class-collapse",  # as weight-growth
+    "class-collapse",  # in no run of the clinic of its own: the cause is named
 }
 EACH_RULE = pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.slug)
 

@@ -35,9 +35,10 @@ def watched(case: Case, fault: bool) -> netdoctor.Monitor:
 
 
 def shown(slug: str) -> dict[str, Any] | None:
-    """Draw the first case of the disease in which it is found; what was found, None where there is no such case."""
+    """Draw a case of the disease, that of the picture before if it still shows it; None where none does."""
+    before = recorded().get(slug, {}).get("case")
     own = [case for case in cases("sick").values() if slug in case.causes]
-    for case in sorted(own, key=lambda case: case.causes.index(slug)):
+    for case in sorted(own, key=lambda case: (case.name != before, case.causes.index(slug))):
         sick = watched(case, fault=True)
         said = [each for finding in sick.findings for each in (finding, *finding.symptoms)]
         finding = next((finding for finding in said if finding.rule == slug), None)
@@ -51,7 +52,7 @@ def main() -> None:
     """Draw the pictures of the rules named on the command line, or of all."""
     slugs = sys.argv[1:] or [rule.slug for rule in ALL]
     PICTURES.mkdir(exist_ok=True, parents=True)
-    runs = recorded() if (PICTURES / "runs.json").exists() else {}
+    runs = recorded()
     for slug, run in each(shown, slugs):
         print(f"{slug}: {run['message'] if run else 'no case'}", flush=True)
         if run is not None:
