@@ -19,7 +19,7 @@ DISEASES = {
     *("loss-spike", "overfitting", "underfitting", "train-val-mismatch", "class-imbalance", "class-collapse"),
     *("missing-nonlinearity", "redundant-softmax", "wrong-output-activation", "constant-output", "loss-mismatch"),
     *("silent-broadcast", "excess-dropout", "dropout-before-batchnorm", "bias-before-batchnorm"),
-    *("small-batch-batchnorm", "wrong-mode"),
+    *("small-batch-batchnorm", "wrong-mode", "summed-loss"),
 }
 ELSEWHERE = {"replicas-diverged", "mixed-samples"}  # need processes, or a look at a batch
 
