@@ -103,9 +103,8 @@ def learning_rate_too_large(
     early = float(np.mean(cosines[:20])) if len(cosines) else 0.0
     window = updates[steps > steps[-1] - max(50, history.step // 5)]
     now = float(np.median(window))
-    climbing = float(np.mean(history.series("step_gain")[1] < 0)) > 0.5 or bool(
-        (history.table("leftover_gradient").values > 0).any()
-    )
+    gains, left = history.series("step_gain")[1], history.table("leftover_gradient").values
+    climbing = bool((left > 0).any()) or (len(gains) > 0 and float(np.mean(gains < 0)) > 0.5)
     if early > growing or (early > growing / 2 and first < large / 10 and climbing) or peak < large:
         return
     learned = run is not None and run.learned and recent < short * least
