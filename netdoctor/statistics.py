@@ -171,6 +171,7 @@ MEASURED = (
     Statistic("accuracy", "", "run", "share of the batch's targets that are predicted"),
     Statistic("largest_predicted_share", "", "run", "share of the class that the batch's predictions favour"),
     Statistic("batch_class_share", "", "run", "share of the class that is most frequent in the batch"),
+    Statistic("batch_class", "", "run", "index of the class that is most frequent in the batch"),
     Statistic("probability_total", "", "run", "sum of the probabilities of all classes, as the loss takes them"),
     Statistic("several_labels_share", "", "run", "share of targets with several ones, where a loss weighs classes"),
     Statistic("largest_class_share", "", "run", "share of the most frequent class in the targets seen so far"),

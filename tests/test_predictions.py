@@ -53,6 +53,7 @@ def test_classes(way: str) -> None:
     counts = predicted.bincount(minlength=5)
     assert once(history, "largest_predicted_share") == pytest.approx(counts.max().item() / 24)
     assert once(history, "batch_class_share") == pytest.approx(CLASSES.bincount().max().item() / 24)
+    assert CLASSES.bincount()[int(once(history, "batch_class") or 0)] == CLASSES.bincount().max()
 
 
 def test_ignored_targets_are_no_targets() -> None:

@@ -216,6 +216,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "accuracy",
         "largest_predicted_share",
         "batch_class_share",
+        "batch_class",
         "largest_class_share",
         "smallest_class_share",
         "one_hot_share",

@@ -59,6 +59,7 @@ def _describe_classes(chosen: Choice) -> dict[str, Tensor]:
         "accuracy": hits / seen,
         "largest_predicted_share": counts.max() / seen,
         "batch_class_share": given.max() / seen,
+        "batch_class": given.argmax().float(),
     }
     if chosen.sums is not None:
         found["probability_total"] = chosen.sums.float().mean()
@@ -75,6 +76,7 @@ def _describe_binary(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
         "accuracy": agreed,
         "largest_predicted_share": torch.maximum(positive, 1 - positive).mean(),
         "batch_class_share": torch.maximum(ones, 1 - ones).mean(),
+        "batch_class": (ones.mean() > 0.5).float(),
     }
 
 

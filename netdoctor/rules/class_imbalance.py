@@ -29,7 +29,6 @@ def class_imbalance(
     patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
     batches: int = 3,  # of targets at least
     in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
-    alike: float = 5.0,  # standard errors of a shuffled batch's share above that of the class in all batches
 ) -> Iterator[Evidence | Skipped]:
     """One class is far more frequent in the targets, in all batches or in each by turns, and takes all predictions.
 
@@ -65,7 +64,7 @@ def class_imbalance(
     share, favoured = float(shares[-1]), float(np.median(predicted[-5:])) if len(predicted) else 0.0
     if classes < 2:
         return
-    sorting = _sorted(history, share, in_turn, alike) if history.step >= patience else None
+    sorting = _sorted(history, in_turn) if history.step >= patience else None
     if sorting is not None:
         yield sorting
         return
@@ -98,21 +97,21 @@ def class_imbalance(
     )
 
 
-def _sorted(history: History, share: float, in_turn: float, alike: float) -> Evidence | None:
+def _sorted(history: History, in_turn: float) -> Evidence | None:
     """Batches of one class each, though over all of them there are several."""
     facts, seen = history.facts, history.series("batch_class_share")[1][-20:]
     if len(seen) < 8 or facts.batch < 8 or prod(facts.loss.targets) != facts.batch:
         return None
-    typical, spread = float(np.median(seen)), (share * (1 - share) / facts.batch) ** 0.5
-    if typical < in_turn or typical < share + alike * spread:
+    typical, different = float(np.median(seen)), len(np.unique(history.series("batch_class")[1][-20:]))
+    if typical < in_turn or different < 2:
         return None
     return Evidence(
         message=f"Batches hold one class each: {typical:.0%} of the {facts.batch} targets of a batch are of one class, "
-        f"{share:.0%} of all targets so far: the data are sorted, not shuffled",
+        f"and the last {len(seen)} batches had {different} of them by turns: the data are sorted, not shuffled",
         layers=last_layers(facts),
         readings=(
-            Reading("share of the most frequent class in a batch", typical, share + alike * spread),
-            Reading("share of the most frequent class", share, None),
+            Reading("share of the most frequent class in a batch", typical, in_turn),
+            Reading("classes by turns", float(different), 2.0),
         ),
         confidence=0.9,
         remedies=(_shuffle(),),
@@ -183,9 +182,10 @@ def _history(share: float, favoured: float, classes: int = 2, steps: int = 40, l
     )
 
 
-def _turns(share: float, batch: float) -> History:
+def _turns(share: float, batch: float, classes: int = 3) -> History:
     history = _history(share, 0.5, 10)
     history.record_rows(range(1, 41), "batch_class_share", [[batch]] * 40)
+    history.record_rows(range(1, 41), "batch_class", [[step * classes // 41] for step in range(40)])
     return history
 
 
@@ -202,4 +202,5 @@ QUIET: tuple[History, ...] = (
     _history(0.17, 1.0, 27),  # letters
     _history(0.97, 1.0, steps=10),  # too early
     _turns(0.3, 0.4),  # shuffled
+    _turns(0.5, 0.95, 1),  # one class is rare, and weighs more
 )
