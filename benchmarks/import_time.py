@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
+from tempfile import TemporaryDirectory
 
 PROGRAM = "import torch, time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 STATEMENTS = {"import netdoctor": "import netdoctor", "netdoctor.watch": "import netdoctor; netdoctor.watch"}
@@ -13,9 +15,15 @@ BAR = 0.15  # seconds on top of torch, DESIGN.md section 6
 
 
 def seconds(statement: str, runs: int) -> float:
-    """Median over fresh processes, the first left out: it fills the disk's cache."""
+    """Median over fresh processes, the first left out: it fills the disk's cache and compiles, as pip would."""
     command = [sys.executable, "-c", PROGRAM.format(statement)]
-    taken = [float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(runs + 1)]
+    with TemporaryDirectory() as bytecode:
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        taken = [
+            float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+            for _ in range(runs + 1)
+        ]
     return statistics.median(taken[1:])
 
 

@@ -133,33 +133,37 @@ class Table:
 
     def extend(self, steps: Sequence[int], values: ArrayLike, columns: Sequence[str] = ("",)) -> None:
         """Add the readings of several steps, [steps, columns]; the same as `add` for each of them, in order."""
-        given = np.asarray(values)
-        rows, end = self._rows, self._rows + len(steps)
+        given, done = np.asarray(values), 0
+        if not self._rows and len(steps):
+            self.add(steps[0], given[0], columns)
+            done = 1
+        rows, end = self._rows, self._rows + len(steps) - done
         simple = (
-            len(steps) > 1
+            end > rows + 1
             and columns == self.columns
             and self._complete
-            and not self.averaged
             and self.stride == 1
-            and end <= len(self._steps)
+            and end <= self.points
             and given.shape == (len(steps), len(self.columns))
-            and np.all(np.diff((self._steps[rows - 1], *steps)) > 0)
+            and np.all(np.diff((self._steps[rows - 1], *steps[done:])) > 0)
         )
         if not simple:
-            for step, row in zip(steps, given, strict=True):
+            for step, row in zip(steps[done:], given[done:], strict=True):
                 self.add(step, row, columns)
             return
+        if end > len(self._steps):
+            self._resize(min(max(end, 2 * rows), self.points))
         with np.errstate(over="ignore"):
-            self._values[rows:end] = given
-        self._steps[rows:end] = steps
+            self._values[rows:end] = given[done:]
+        self._steps[rows:end] = steps[done:]
         self._state[_LAST] = self._values[end - 1]
         self._rows = end
-        self._seen += len(steps)
+        self._seen += end - rows
 
     def _add_next(self, step: int, values: ArrayLike) -> bool:
         """The usual case, fast: a new step of a table that never had to be thinned and has room for it."""
         row = self._rows
-        if self.averaged or self.stride > 1 or not 0 < row < len(self._steps) or step <= self._steps[row - 1]:
+        if self.stride > 1 or not 0 < row < len(self._steps) or step <= self._steps[row - 1]:
             return False
         given = np.asarray(values)
         if given.shape != (len(self.columns),):
@@ -297,8 +301,8 @@ class History:
             taken = range(1, max(lengths.values(), default=0) + 1) if steps is None else steps
             if any(length != len(taken) for length in lengths.values()):
                 raise ValueError(f"{statistic} needs {len(taken)} readings in each column, one a step; got {lengths}")
-            for step, row in zip(taken, zip(*series.values(), strict=True), strict=False):
-                history.record(step, statistic, row, tuple(series))
+            if len(taken):
+                history.record_rows(taken, statistic, np.array(list(series.values())).T, tuple(series))
         return history
 
     @property

@@ -42,7 +42,7 @@ def answers(rule, history):
 
 def histories(rule):
     module = module_of(rule)
-    return [*module.FIRES, *module.QUIET]
+    return [*module.fires(), *module.quiet()]
 
 
 def unreadable() -> History:
@@ -111,18 +111,18 @@ def test_causes_stand_above_what_they_explain(rule):
 @EACH_RULE
 def test_it_fires_and_stays_quiet_on_its_own_cases(rule):
     module = module_of(rule)
-    assert module.FIRES
-    assert len(module.QUIET) >= 2
-    for index, history in enumerate(module.FIRES):
-        assert answers(rule, history), f"FIRES[{index}] gives no evidence"
-    for index, history in enumerate(module.QUIET):
+    assert module.fires()
+    assert len(module.quiet()) >= 2
+    for index, history in enumerate(module.fires()):
+        assert answers(rule, history), f"fires()[{index}] gives no evidence"
+    for index, history in enumerate(module.quiet()):
         loud = [each for each in answers(rule, history) if (each.severity or rule.severity) > Severity.NOTE]
-        assert not loud, f"QUIET[{index}] gives a warning"
+        assert not loud, f"quiet()[{index}] gives a warning"
 
 
 @EACH_RULE
 def test_evidence_is_complete_and_its_code_parses(rule):
-    for history in module_of(rule).FIRES:
+    for history in module_of(rule).fires():
         layers = {layer.name for layer in history.facts.layers} | {p.layer for p in history.facts.parameters}
         for found in answers(rule, history):
             assert found.message.strip()

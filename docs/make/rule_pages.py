@@ -101,7 +101,7 @@ def _picture(rule: Rule, run: dict[str, Any]) -> list[str]:
 def _remedies(rule: Rule) -> list[str]:
     module = importlib.import_module(rule.judge.__module__)
     kinds: dict[str, Remedy] = {}
-    for history in module.FIRES:
+    for history in module.fires():
         for evidence in rule(history):
             for remedy in evidence.remedies if isinstance(evidence, Evidence) else ():
                 kinds.setdefault(re.sub(r"[^A-Za-z ]", "", remedy.action)[:30], remedy)

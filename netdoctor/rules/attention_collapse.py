@@ -100,15 +100,23 @@ def _run(entropy: list[float], loss: list[float], balance: float = 0.8, logit: f
 
 
 _STALLED, _LEARNING = [2.2] * 64, [2.2 * 0.97**i for i in range(64)]
-FIRES: tuple[History, ...] = (
-    _run([0.02], []),
-    _run([0.95, 0.8, 0.3, 0.04, 0.02, 0.01, 0.01], _STALLED),
-)
-QUIET: tuple[History, ...] = (
-    _run([0.95, 0.95, 0.94, 0.9, 0.8, 0.7, 0.6], _LEARNING),  # healthy
-    _run([0.95, 0.8, 0.3, 0.04, 0.02, 0.01, 0.01], _LEARNING),  # learned to copy
-    _run([0.05, 0.05, 0.05], [], balance=0.1),  # all attend to the first token: trained before
-    _run([0.02, 0.03, 0.05, 0.05, 0.05, 0.05, 0.05], _LEARNING),  # sharp by design
-    _run([0.95, 0.04], [2.2] * 4),  # too early
-    _run([0.01], [], logit=float("nan")),  # a gate
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _run([0.02], []),
+        _run([0.95, 0.8, 0.3, 0.04, 0.02, 0.01, 0.01], _STALLED),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _run([0.95, 0.95, 0.94, 0.9, 0.8, 0.7, 0.6], _LEARNING),  # healthy
+        _run([0.95, 0.8, 0.3, 0.04, 0.02, 0.01, 0.01], _LEARNING),  # learned to copy
+        _run([0.05, 0.05, 0.05], [], balance=0.1),  # all attend to the first token: trained before
+        _run([0.02, 0.03, 0.05, 0.05, 0.05, 0.05, 0.05], _LEARNING),  # sharp by design
+        _run([0.95, 0.04], [2.2] * 4),  # too early
+        _run([0.01], [], logit=float("nan")),  # a gate
+    )

@@ -107,9 +107,15 @@ def _history(bias: bool, norm: str = "BatchNorm2d") -> History:
     return History.of(facts, gradient_rms={p.name: [1e-9 if p.role == "bias" else 0.1] for p in facts.parameters})
 
 
-FIRES: tuple[History, ...] = (_history(True),)
-QUIET: tuple[History, ...] = (
-    _history(False),  # healthy
-    _history(True, "GroupNorm"),  # groups of several channels keep the differences between biases
-    History(_history(True).facts),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(True),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(False),  # healthy
+        _history(True, "GroupNorm"),  # groups of several channels keep the differences between biases
+        History(_history(True).facts),  # too early
+    )

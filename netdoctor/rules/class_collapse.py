@@ -84,10 +84,18 @@ def _history(favoured: float, share: float, loss: list[float]) -> History:
 
 
 _NOISE = [0.05 * ((7 * i) % 11 - 5) / 5 for i in range(200)]
-FIRES: tuple[History, ...] = (_history(1.0, 0.12, [2.31 + n for n in _NOISE]),)
-QUIET: tuple[History, ...] = (
-    _history(0.2, 0.12, [2.3 * 0.98**i + n for i, n in enumerate(_NOISE)]),  # healthy
-    _history(1.0, 0.97, [2.31 + n for n in _NOISE]),  # imbalance
-    _history(1.0, 0.12, [2.31 + n for n in _NOISE[:60]]),  # too early
-    _history(0.2, 0.12, [0.02 + n / 10 for n in _NOISE]),  # converged
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(1.0, 0.12, [2.31 + n for n in _NOISE]),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(0.2, 0.12, [2.3 * 0.98**i + n for i, n in enumerate(_NOISE)]),  # healthy
+        _history(1.0, 0.97, [2.31 + n for n in _NOISE]),  # imbalance
+        _history(1.0, 0.12, [2.31 + n for n in _NOISE[:60]]),  # too early
+        _history(0.2, 0.12, [0.02 + n / 10 for n in _NOISE]),  # converged
+    )

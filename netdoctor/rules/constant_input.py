@@ -106,14 +106,20 @@ def _history(spread: dict[str, float], output: float, kind: str = "linear", rows
     return history
 
 
-FIRES: tuple[History, ...] = (
-    _history({"conv": 0.0}, 1e-8),
-    _history({"embed": 0.0}, 0.0, "embedding"),
-)
-QUIET: tuple[History, ...] = (
-    _history({"conv": 0.9}, 0.4),  # healthy
-    _history({"queries": 0.0, "image": 0.8}, 0.4),  # a learned constant beside the input
-    _history({"conv": 0.0}, 0.4),  # something else varies
-    _history({"fc": 1e-4}, 0.1),  # a signal on an offset
-    _history({"conv": 0.0}, 0.0, rows=2),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history({"conv": 0.0}, 1e-8),
+        _history({"embed": 0.0}, 0.0, "embedding"),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history({"conv": 0.9}, 0.4),  # healthy
+        _history({"queries": 0.0, "image": 0.8}, 0.4),  # a learned constant beside the input
+        _history({"conv": 0.0}, 0.4),  # something else varies
+        _history({"fc": 1e-4}, 0.1),  # a signal on an offset
+        _history({"conv": 0.0}, 0.0, rows=2),  # too early
+    )

@@ -118,14 +118,24 @@ def _history(*nodes: str, units: int, extent: int, axis: int, kind: str = "mse",
 
 
 _BY_HAND = ("NegBackward0", "MeanBackward0", "LogBackward0", "AddBackward0", "IndexBackward0", "SoftmaxBackward0")
-FIRES: tuple[History, ...] = (
-    _history("MseLossBackward0", "SoftmaxBackward0", units=1, extent=1, axis=1),
-    _history(*_BY_HAND, units=10, extent=32, axis=0, kind="nll"),
-)
-QUIET: tuple[History, ...] = (
-    _history("NllLossBackward0", "LogSoftmaxBackward0", units=10, extent=10, axis=1, kind="cross-entropy"),  # healthy
-    _history(*_BY_HAND, units=10, extent=10, axis=1, kind="nll"),
-    _history(*_BY_HAND, units=1, extent=32, axis=0, kind="nll"),  # a ranking of 32 documents
-    _history("MseLossBackward0", "BmmBackward0", "SoftmaxBackward0", units=1, extent=1, axis=1),  # attention
-    History.of(Facts(), loss=[0.5]),  # unknown
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history("MseLossBackward0", "SoftmaxBackward0", units=1, extent=1, axis=1),
+        _history(*_BY_HAND, units=10, extent=32, axis=0, kind="nll"),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(
+            "NllLossBackward0", "LogSoftmaxBackward0", units=10, extent=10, axis=1, kind="cross-entropy"
+        ),  # healthy
+        _history(*_BY_HAND, units=10, extent=10, axis=1, kind="nll"),
+        _history(*_BY_HAND, units=1, extent=32, axis=0, kind="nll"),  # a ranking of 32 documents
+        _history("MseLossBackward0", "BmmBackward0", "SoftmaxBackward0", units=1, extent=1, axis=1),  # attention
+        History.of(Facts(), loss=[0.5]),  # unknown
+    )

@@ -139,10 +139,18 @@ def _run(move: float, loss: list[float]) -> History:
 
 
 _STALLED = [2.3] * 40
-FIRES: tuple[History, ...] = (_run(0.3, _STALLED),)
-QUIET: tuple[History, ...] = (
-    _run(0.02, _STALLED),  # stalls for another reason
-    _run(0.3, [2.3 * 0.95**i for i in range(40)]),  # moves and learns
-    _run(0.3, [2.3] * 5),  # too early
-    History.of(_FACTS),
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_run(0.3, _STALLED),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _run(0.02, _STALLED),  # stalls for another reason
+        _run(0.3, [2.3 * 0.95**i for i in range(40)]),  # moves and learns
+        _run(0.3, [2.3] * 5),  # too early
+        History.of(_FACTS),
+    )

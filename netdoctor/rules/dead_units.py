@@ -162,17 +162,25 @@ def _run(silent: float, dead: float, loss: list[float], function: str = "relu") 
     )
 
 
-FIRES: tuple[History, ...] = (
-    _run(1.0, 1.0, [2.3] * 12),
-    _run(0.95, 0.92, [2.3] * 40),
-    History.of(_FACTS, silent_share={"0": [1.0] * 3}, loss=[2.3] * 3),  # from the first steps on
-)
-QUIET: tuple[History, ...] = (
-    _run(0.02, 0.0, [2.3 * 0.95**i for i in range(40)]),
-    _run(0.88, 0.88, [2.3 * 0.95**i for i in range(40)]),  # sparse and healthy
-    _run(0.5, 0.5, [2.3] * 40),  # no signal from below: not this
-    _run(1.0, 1.0, [2.3] * 40, "leaky_relu"),
-    _run(0.0, 1.0, [2.3] * 40),  # NaN, which is no silence
-    History.of(_FACTS, silent_share={"0": [1.0] * 3}, activation_rms={"0": [0.0] * 3}, loss=[2.3] * 3),  # zero weights
-    History.of(_FACTS, loss=[2.3]),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _run(1.0, 1.0, [2.3] * 12),
+        _run(0.95, 0.92, [2.3] * 40),
+        History.of(_FACTS, silent_share={"0": [1.0] * 3}, loss=[2.3] * 3),  # from the first steps on
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _run(0.02, 0.0, [2.3 * 0.95**i for i in range(40)]),
+        _run(0.88, 0.88, [2.3 * 0.95**i for i in range(40)]),  # sparse and healthy
+        _run(0.5, 0.5, [2.3] * 40),  # no signal from below: not this
+        _run(1.0, 1.0, [2.3] * 40, "leaky_relu"),
+        _run(0.0, 1.0, [2.3] * 40),  # NaN, which is no silence
+        History.of(
+            _FACTS, silent_share={"0": [1.0] * 3}, activation_rms={"0": [0.0] * 3}, loss=[2.3] * 3
+        ),  # zero weights
+        History.of(_FACTS, loss=[2.3]),  # too early
+    )

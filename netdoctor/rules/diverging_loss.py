@@ -225,16 +225,24 @@ def _history(
 
 
 _RISING = [1.2 * 1.05**i for i in range(80)]
-FIRES: tuple[History, ...] = (
-    _history([2.3 + 0.2 * i for i in range(40)], [-0.1] * 40),
-    _history([-2.3 - 0.5 * i for i in range(40)], [0.2] * 40, -2.3),
-    _history(_RISING, [0.1 * n for n in _RISING], None),
-    _history([-0.01 * 1.1**i for i in range(100)], [0.01] * 100, None, ""),
-)
-QUIET: tuple[History, ...] = (
-    _history([2.3 * 0.95**i for i in range(40)], [0.05] * 40),  # healthy
-    _history([0.01 + 0.001 * (-1) ** i for i in range(40)], [1e-4 * (-1) ** i for i in range(40)]),  # converged
-    _history([2.3 + 0.2 * i for i in range(8)], [-0.1] * 8),  # too early
-    _history(_RISING, [9.0 * n for n in _RISING], None),  # steps too long
-    _history([1.0 - 0.02 * i for i in range(100)], [0.02] * 100, None, ""),  # a density: negative, and healthy
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([2.3 + 0.2 * i for i in range(40)], [-0.1] * 40),
+        _history([-2.3 - 0.5 * i for i in range(40)], [0.2] * 40, -2.3),
+        _history(_RISING, [0.1 * n for n in _RISING], None),
+        _history([-0.01 * 1.1**i for i in range(100)], [0.01] * 100, None, ""),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([2.3 * 0.95**i for i in range(40)], [0.05] * 40),  # healthy
+        _history([0.01 + 0.001 * (-1) ** i for i in range(40)], [1e-4 * (-1) ** i for i in range(40)]),  # converged
+        _history([2.3 + 0.2 * i for i in range(8)], [-0.1] * 8),  # too early
+        _history(_RISING, [9.0 * n for n in _RISING], None),  # steps too long
+        _history([1.0 - 0.02 * i for i in range(100)], [0.02] * 100, None, ""),  # a density: negative, and healthy
+    )

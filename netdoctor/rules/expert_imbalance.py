@@ -174,18 +174,25 @@ def _run(balance: list[float], idle: int = 0, facts: Facts | None = None) -> His
     )
 
 
-FIRES: tuple[History, ...] = (
-    _run([0.95, 0.8, 0.3, 0.05, 0.02, 0.01]),
-    _run([0.95] * 12, idle=5),  # each row goes to the first, by a small margin
-)
-QUIET: tuple[History, ...] = (
-    _run([0.99] * 12),  # healthy
-    _run([0.95, 0.9, 0.7, 0.6, 0.7, 0.7], idle=1),  # they specialise
-    _run([0.1, 0.01]),  # too early
-    _run([0.01] * 12, facts=_facts(6, 3)),  # a softmax over something else
-    _run([0.95] * 12, idle=5, facts=_facts(6, 6, samples=4)),  # batches of four call four
-    History.of(Facts(layers=(Layer("gate", "linear", "Linear", "", 8, 4, 4, "softmax", called=True),))),
-    History.of(
-        Facts(parameters=(Parameter("conv.weight", "conv", (4, 3, 5), "weight"),)), softmax_balance={"gate": [0.0] * 5}
-    ),
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _run([0.95, 0.8, 0.3, 0.05, 0.02, 0.01]),
+        _run([0.95] * 12, idle=5),  # each row goes to the first, by a small margin
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _run([0.99] * 12),  # healthy
+        _run([0.95, 0.9, 0.7, 0.6, 0.7, 0.7], idle=1),  # they specialise
+        _run([0.1, 0.01]),  # too early
+        _run([0.01] * 12, facts=_facts(6, 3)),  # a softmax over something else
+        _run([0.95] * 12, idle=5, facts=_facts(6, 6, samples=4)),  # batches of four call four
+        History.of(Facts(layers=(Layer("gate", "linear", "Linear", "", 8, 4, 4, "softmax", called=True),))),
+        History.of(
+            Facts(parameters=(Parameter("conv.weight", "conv", (4, 3, 5), "weight"),)),
+            softmax_balance={"gate": [0.0] * 5},
+        ),
+    )

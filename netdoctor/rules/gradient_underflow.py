@@ -175,16 +175,22 @@ def _history(
     return history
 
 
-FIRES: tuple[History, ...] = (
-    _history("float16", 1.0, 0.0),
-    _history("float16", 0.7, 3e-8),
-    _history("bfloat16", 0.5, 1e-3, unchanged=0.9),
-)
-QUIET: tuple[History, ...] = (
-    _history("float16", 0.5, 1e-4),  # healthy: the zeros are those of ReLUs
-    _history("float16", 1.0, 0.0, loss=1e-4),  # converged
-    _history("float16", 0.9, 3e-8, scale=65536.0),  # scaled
-    _history("float32", 1.0, 0.0),  # not for its precision
-    _history("bfloat16", 0.5, 1e-3, unchanged=0.2),  # healthy
-    _history("bfloat16", 0.5, 1e-3, unchanged=0.9, loss=0.2),  # learns nevertheless: a note
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history("float16", 1.0, 0.0),
+        _history("float16", 0.7, 3e-8),
+        _history("bfloat16", 0.5, 1e-3, unchanged=0.9),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history("float16", 0.5, 1e-4),  # healthy: the zeros are those of ReLUs
+        _history("float16", 1.0, 0.0, loss=1e-4),  # converged
+        _history("float16", 0.9, 3e-8, scale=65536.0),  # scaled
+        _history("float32", 1.0, 0.0),  # not for its precision
+        _history("bfloat16", 0.5, 1e-3, unchanged=0.2),  # healthy
+        _history("bfloat16", 0.5, 1e-3, unchanged=0.9, loss=0.2),  # learns nevertheless: a note
+    )

@@ -165,10 +165,16 @@ def _history(output: float, entry: float, reached: float = 5.0, rows: int = 5, r
     return history
 
 
-FIRES: tuple[History, ...] = (_history(0.0, 0.9), _history(0.2, 0.9, reached=0.0))
-QUIET: tuple[History, ...] = (
-    _history(0.3, 0.9),  # healthy
-    _history(0.0, 0.0),  # constant input
-    _history(0.0, 0.9, rows=2),  # too early
-    _history(0.0, 0.9, rate=0.0),  # a last layer of zeros before a warm-up
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(0.0, 0.9), _history(0.2, 0.9, reached=0.0))
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(0.3, 0.9),  # healthy
+        _history(0.0, 0.0),  # constant input
+        _history(0.0, 0.9, rows=2),  # too early
+        _history(0.0, 0.9, rate=0.0),  # a last layer of zeros before a warm-up
+    )

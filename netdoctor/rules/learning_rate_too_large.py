@@ -210,14 +210,22 @@ def _history(update: list[float], loss: list[float], cosine: float) -> History:
 
 
 _BOUNCE = [0.3 * (-1) ** i for i in range(70)]
-FIRES: tuple[History, ...] = (
-    _history([0.3, 1.0, 3.0, 9.0, 30.0], [2.3, 8.0, 40.0, 9000.0, float("nan")], -0.2),
-    _history([0.2] * 70, [2.4 + n for n in _BOUNCE], -0.3),
-    _history([13.0, *[0.02] * 69], [2.3, 2480.0, 900.0, *[2.5 + n for n in _BOUNCE[3:]]], 0.1),
-)
-QUIET: tuple[History, ...] = (
-    _history([0.01] * 40, [2.3 * 0.95**i for i in range(40)], 0.2),  # healthy
-    _history([0.12] * 70, [2.3 * 0.9**i + 0.1 * n for i, n in enumerate(_BOUNCE)], -0.3),  # edge of stability
-    _history([1e-3] * 5, [2.3, 2.2, float("nan"), float("nan"), float("nan")], 0.2),  # NaN from elsewhere
-    _history([0.2] * 30, [2.4 + n for n in _BOUNCE[:30]], -0.3),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([0.3, 1.0, 3.0, 9.0, 30.0], [2.3, 8.0, 40.0, 9000.0, float("nan")], -0.2),
+        _history([0.2] * 70, [2.4 + n for n in _BOUNCE], -0.3),
+        _history([13.0, *[0.02] * 69], [2.3, 2480.0, 900.0, *[2.5 + n for n in _BOUNCE[3:]]], 0.1),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([0.01] * 40, [2.3 * 0.95**i for i in range(40)], 0.2),  # healthy
+        _history([0.12] * 70, [2.3 * 0.9**i + 0.1 * n for i, n in enumerate(_BOUNCE)], -0.3),  # edge of stability
+        _history([1e-3] * 5, [2.3, 2.2, float("nan"), float("nan"), float("nan")], 0.2),  # NaN from elsewhere
+        _history([0.2] * 30, [2.4 + n for n in _BOUNCE[:30]], -0.3),  # too early
+    )

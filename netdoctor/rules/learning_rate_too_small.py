@@ -246,19 +246,29 @@ def _two_groups(slow: float, std: float) -> History:
 
 
 _DECAY = [max(1e-2 * 0.5 ** (i // 3), 1e-9) for i in range(60)]
-FIRES: tuple[History, ...] = (
-    _two_groups(1e-5, 0.0722),  # a backbone nearly frozen, as torch initialised it
-    _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
-    _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
-    _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
-)
-QUIET: tuple[History, ...] = (
-    _two_groups(1e-5, 0.11),  # a pre-trained one
-    _two_groups(1e-2, 0.0722),
-    _history(1e-9, [max(2.3 - 0.1 * i, 0.4) + n for i, n in enumerate(_NOISE)], _DECAY),  # learned before
-    _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0),  # and no signal
-    _history(9e-3, [2.32 * 0.96**i + n for i, n in enumerate(_NOISE)], [0.1] * 60),  # healthy
-    _history(2e-5, [0.06 + 0.1 * n for n in _NOISE], [1e-5] * 60, cosine=0.0),  # fine-tuning, converged
-    _history(2e-5, [2.32 + n for n in _NOISE], [1e-6 * (i + 1) for i in range(60)]),  # warm-up
-    _history(7e-7, [2.32] * 10, [1e-5] * 10),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _two_groups(1e-5, 0.0722),  # a backbone nearly frozen, as torch initialised it
+        _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
+        _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
+        _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _two_groups(1e-5, 0.11),  # a pre-trained one
+        _two_groups(1e-2, 0.0722),
+        _history(1e-9, [max(2.3 - 0.1 * i, 0.4) + n for i, n in enumerate(_NOISE)], _DECAY),  # learned before
+        _history(
+            1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0
+        ),  # and no signal
+        _history(9e-3, [2.32 * 0.96**i + n for i, n in enumerate(_NOISE)], [0.1] * 60),  # healthy
+        _history(2e-5, [0.06 + 0.1 * n for n in _NOISE], [1e-5] * 60, cosine=0.0),  # fine-tuning, converged
+        _history(2e-5, [2.32 + n for n in _NOISE], [1e-6 * (i + 1) for i in range(60)]),  # warm-up
+        _history(7e-7, [2.32] * 10, [1e-5] * 10),  # too early
+    )

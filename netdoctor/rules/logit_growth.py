@@ -113,13 +113,21 @@ def _run(logits: list[float], loss: list[float]) -> History:
 
 
 _STALLED, _LEARNING = [2.2] * 64, [2.2 * 0.97**i for i in range(64)]
-FIRES: tuple[History, ...] = (
-    _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _STALLED),
-    _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _LEARNING),  # a note
-)
-QUIET: tuple[History, ...] = (
-    _run([1.0, 1.0, 2.0, 3.0, 6.0, 9.0, 16.0], _LEARNING),  # healthy
-    _run([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0], _STALLED),  # stalls for another reason
-    _run([40.0, 50.0, 60.0, 60.0, 60.0, 60.0, 60.0], _LEARNING),  # large from the start, and learns
-    _run([1.0, 300.0], [2.2] * 4),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _STALLED),
+        _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _LEARNING),  # a note
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _run([1.0, 1.0, 2.0, 3.0, 6.0, 9.0, 16.0], _LEARNING),  # healthy
+        _run([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0], _STALLED),  # stalls for another reason
+        _run([40.0, 50.0, 60.0, 60.0, 60.0, 60.0, 60.0], _LEARNING),  # large from the start, and learns
+        _run([1.0, 300.0], [2.2] * 4),  # too early
+    )

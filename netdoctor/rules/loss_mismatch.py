@@ -154,21 +154,33 @@ def _history(kind: str, *nodes: str, extent: int = 10, **readings: float) -> His
 
 
 _NLL, _LOG, _SOFT, _SUB = "NllLossBackward0", "LogSoftmaxBackward0", "SoftmaxBackward0", "SubBackward0"
-FIRES: tuple[History, ...] = (
-    _history("cross-entropy", "DivBackward1", "SumBackward0", "MulBackward0", _LOG, extent=1),
-    _history("nll", _NLL, _SOFT, probability_total=11.0),
-    _history("cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.7),
-    _history("l1", "MeanBackward0", "AbsBackward0", _SUB, one_hot_share=1.0),
-    _history("mse", "MseLossBackward0", _SOFT, one_hot_share=1.0),
-    _history("mse", "MseLossBackward0", target_evenness=0.99, target_high=9.0),
-)
-QUIET: tuple[History, ...] = (
-    _history("cross-entropy", _NLL, _LOG, probability_total=1.0),  # healthy
-    _history("cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.0),
-    _history("mse", "MseLossBackward0", one_hot_share=1.0),  # squares without softmax
-    _history("mse", "MseLossBackward0", "SigmoidBackward0", one_hot_share=1.0),  # a note
-    _history("mse", "MseLossBackward0", target_evenness=1.0, target_high=1.0),  # two classes
-    _history("mse", "MseLossBackward0", target_evenness=0.89, target_high=5.0),  # ratings
-    _history("mse", "MseLossBackward0", target_evenness=0.0, target_high=2.3),  # a quantity
-    History.of(Facts(loss=Loss("nll", (_NLL, _SOFT))), probability_total=[11.0]),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history("cross-entropy", "DivBackward1", "SumBackward0", "MulBackward0", _LOG, extent=1),
+        _history("nll", _NLL, _SOFT, probability_total=11.0),
+        _history(
+            "cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.7
+        ),
+        _history("l1", "MeanBackward0", "AbsBackward0", _SUB, one_hot_share=1.0),
+        _history("mse", "MseLossBackward0", _SOFT, one_hot_share=1.0),
+        _history("mse", "MseLossBackward0", target_evenness=0.99, target_high=9.0),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history("cross-entropy", _NLL, _LOG, probability_total=1.0),  # healthy
+        _history(
+            "cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.0
+        ),
+        _history("mse", "MseLossBackward0", one_hot_share=1.0),  # squares without softmax
+        _history("mse", "MseLossBackward0", "SigmoidBackward0", one_hot_share=1.0),  # a note
+        _history("mse", "MseLossBackward0", target_evenness=1.0, target_high=1.0),  # two classes
+        _history("mse", "MseLossBackward0", target_evenness=0.89, target_high=5.0),  # ratings
+        _history("mse", "MseLossBackward0", target_evenness=0.0, target_high=2.3),  # a quantity
+        History.of(Facts(loss=Loss("nll", (_NLL, _SOFT))), probability_total=[11.0]),  # too early
+    )

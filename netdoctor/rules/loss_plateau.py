@@ -88,11 +88,19 @@ def _history(loss: list[float], rate: list[float], gain: float = 0.6) -> History
 
 _NOISE = [0.1 * ((7 * i) % 11 - 5) / 5 for i in range(400)]
 _FLAT = [max(2.3 * 0.98**i, 1.0) + n for i, n in enumerate(_NOISE)]
-FIRES: tuple[History, ...] = (_history(_FLAT, [0.1] * 400),)
-QUIET: tuple[History, ...] = (
-    _history([2.3 * 0.995**i + n / 5 for i, n in enumerate(_NOISE)], [0.1] * 400),  # healthy
-    _history([max(2.3 * 0.97**i, 0.01) for i in range(400)], [0.1] * 400),  # converged
-    _history(_FLAT, [0.1] * 150 + [0.01] * 250),  # decayed already
-    _history(_FLAT, [0.1] * 400, 0.1),  # the noise is that of the data
-    _history(_FLAT[:100], [0.1] * 100),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(_FLAT, [0.1] * 400),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([2.3 * 0.995**i + n / 5 for i, n in enumerate(_NOISE)], [0.1] * 400),  # healthy
+        _history([max(2.3 * 0.97**i, 0.01) for i in range(400)], [0.1] * 400),  # converged
+        _history(_FLAT, [0.1] * 150 + [0.01] * 250),  # decayed already
+        _history(_FLAT, [0.1] * 400, 0.1),  # the noise is that of the data
+        _history(_FLAT[:100], [0.1] * 100),  # too early
+    )

@@ -110,14 +110,22 @@ def _history(scale: list[float], skipped: list[float], loss: float = 2.3, stage:
 
 
 _HALVED = [2.0 ** (16 - i) for i in range(25)]
-FIRES: tuple[History, ...] = (
-    _history(_HALVED, [i + 1.0 for i in range(25)]),
-    _history(_HALVED, [i + 1.0 for i in range(25)], float("nan"), "forward"),
-)
-QUIET: tuple[History, ...] = (
-    _history([65536.0] * 25, [0.0] * 25),  # healthy
-    _history(_HALVED[:9] + [256.0] * 16, [min(i + 1.0, 8.0) for i in range(25)]),  # the first steps overflow
-    _history([0.25] * 25, [18.0] * 25),  # a loss in a large unit, and the scale has settled
-    _history(_HALVED[:10], [i + 1.0 for i in range(10)]),  # too early
-    _history(_HALVED, [i + 1.0 for i in range(25)], float("nan"), "input"),  # NaN in the data
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(_HALVED, [i + 1.0 for i in range(25)]),
+        _history(_HALVED, [i + 1.0 for i in range(25)], float("nan"), "forward"),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([65536.0] * 25, [0.0] * 25),  # healthy
+        _history(_HALVED[:9] + [256.0] * 16, [min(i + 1.0, 8.0) for i in range(25)]),  # the first steps overflow
+        _history([0.25] * 25, [18.0] * 25),  # a loss in a large unit, and the scale has settled
+        _history(_HALVED[:10], [i + 1.0 for i in range(10)]),  # too early
+        _history(_HALVED, [i + 1.0 for i in range(25)], float("nan"), "input"),  # NaN in the data
+    )

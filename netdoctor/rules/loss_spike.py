@@ -198,13 +198,21 @@ def _history(loss: list[float], norm: list[float], gain: float = 0.01) -> Histor
 
 _FALLING = [2.3 * 0.98**i + 0.03 * ((7 * i) % 11 - 5) / 5 for i in range(120)]
 _BATCHES = [20.0 if i % 30 == 9 else 1.0 for i in range(120)]
-FIRES: tuple[History, ...] = (
-    _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),
-    _history([loss + 0.5 * (norm > 1) for loss, norm in zip(_FALLING, _BATCHES, strict=True)], _BATCHES),
-)
-QUIET: tuple[History, ...] = (
-    _history(_FALLING, [1.0] * 120),  # healthy
-    _history([1e-3 if i != 80 else 0.1 for i in range(120)], [0.01] * 120),  # converged
-    _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120, 20.0),  # steps too long
-    _history([2.3, 2.2, 90.0, 2.1, 2.0] * 4, [1.0] * 20),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),
+        _history([loss + 0.5 * (norm > 1) for loss, norm in zip(_FALLING, _BATCHES, strict=True)], _BATCHES),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(_FALLING, [1.0] * 120),  # healthy
+        _history([1e-3 if i != 80 else 0.1 for i in range(120)], [0.01] * 120),  # converged
+        _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120, 20.0),  # steps too long
+        _history([2.3, 2.2, 90.0, 2.1, 2.0] * 4, [1.0] * 20),  # too early
+    )

@@ -152,10 +152,16 @@ def _history(facts: Facts, std: float = 0.1826) -> History:
     return History.of(facts, loss=[2.3], weight_std={"first.weight": [std], "second.weight": [0.0833]})
 
 
-FIRES: tuple[History, ...] = (_history(_facts(False)),)
-QUIET: tuple[History, ...] = (
-    _history(_facts(True)),  # healthy
-    _history(_facts(False, width=4)),  # a factorisation
-    _history(_facts(False), std=0.32),  # a deep linear network, initialised on purpose: a note
-    History(),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(_facts(False)),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(_facts(True)),  # healthy
+        _history(_facts(False, width=4)),  # a factorisation
+        _history(_facts(False), std=0.32),  # a deep linear network, initialised on purpose: a note
+        History(),  # too early
+    )

@@ -60,8 +60,14 @@ def _look(facts: Facts) -> Remedy:
     )
 
 
-FIRES: tuple[History, ...] = (History.of(Facts(), sample_mixing=[0.4]),)
-QUIET: tuple[History, ...] = (
-    History.of(Facts(), sample_mixing=[2e-6]),  # healthy: rounding
-    History.of(Facts(), loss=[2.3]),  # not measured
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (History.of(Facts(), sample_mixing=[0.4]),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        History.of(Facts(), sample_mixing=[2e-6]),  # healthy: rounding
+        History.of(Facts(), loss=[2.3]),  # not measured
+    )

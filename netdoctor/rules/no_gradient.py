@@ -172,15 +172,23 @@ def _history(rows: int, missing: dict[str, float], called: bool = True, ungraded
     return History.of(facts, gradient_missing=readings, gradient_norm=[1.0] * rows, loss=[2.3] * rows)
 
 
-FIRES: tuple[History, ...] = (
-    _history(5, {"encoder": 1.0, "head": 0.0}),
-    History.of(gradient_missing={"fc.weight": [0.0] * 5}, gradient_norm=[0.0] * 5, loss=[0.7] * 5),
-    _history(5, {"head": 0.0, "encoder": 1.0}, ungraded=True),
-)
-QUIET: tuple[History, ...] = (
-    _history(30, {"encoder": 0.0, "head": 0.0}),  # healthy
-    _history(30, {"encoder": 0.0, "expert": 1.0, "head": 0.0}, called=False),  # never called: a note
-    _history(30, {"online": 0.0, "target": 1.0, "head": 0.0}, ungraded=True),  # a slow copy that gives targets
-    _history(3, {"encoder": 1.0, "head": 0.0}),  # too early
-    History.of(gradient_missing={"fc.weight": [0.0] * 9}, gradient_norm=[0.0] * 9, loss=[0.0] * 9),  # fits perfectly
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(5, {"encoder": 1.0, "head": 0.0}),
+        History.of(gradient_missing={"fc.weight": [0.0] * 5}, gradient_norm=[0.0] * 5, loss=[0.7] * 5),
+        _history(5, {"head": 0.0, "encoder": 1.0}, ungraded=True),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(30, {"encoder": 0.0, "head": 0.0}),  # healthy
+        _history(30, {"encoder": 0.0, "expert": 1.0, "head": 0.0}, called=False),  # never called: a note
+        _history(30, {"online": 0.0, "target": 1.0, "head": 0.0}, ungraded=True),  # a slow copy that gives targets
+        _history(3, {"encoder": 1.0, "head": 0.0}),  # too early
+        History.of(
+            gradient_missing={"fc.weight": [0.0] * 9}, gradient_norm=[0.0] * 9, loss=[0.0] * 9
+        ),  # fits perfectly
+    )

@@ -163,14 +163,20 @@ def _history(
     return history
 
 
-FIRES: tuple[History, ...] = (
-    _history(_LEVEL, 1.6),
-    _history([16 + n for n in _NOISE], 1.0, batch=1, constant=None),
-)
-QUIET: tuple[History, ...] = (
-    _history([2.3 * 0.97**i + n / 10 for i, n in enumerate(_NOISE)], 0.1),  # healthy
-    _history(_LEVEL, 0.1),  # the noise is that of the data
-    _history(_LEVEL, 1.6, batch=64),  # not for its batch
-    _history(_LEVEL[:50], 1.6),  # too early
-    _history([16 + n for n in _NOISE], 1.0, batch=1, constant=None, cosine=0.2),  # gradients agree
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(_LEVEL, 1.6),
+        _history([16 + n for n in _NOISE], 1.0, batch=1, constant=None),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([2.3 * 0.97**i + n / 10 for i, n in enumerate(_NOISE)], 0.1),  # healthy
+        _history(_LEVEL, 0.1),  # the noise is that of the data
+        _history(_LEVEL, 1.6, batch=64),  # not for its batch
+        _history(_LEVEL[:50], 1.6),  # too early
+        _history([16 + n for n in _NOISE], 1.0, batch=1, constant=None, cosine=0.2),  # gradients agree
+    )

@@ -183,14 +183,20 @@ def _history(losses: list[float], facts: Facts = _FACTS) -> History:
     return history
 
 
-FIRES: tuple[History, ...] = (
-    _history([2.3, 2.2, float("nan")]),
-    _history([2.3, float("nan")], _FACTS.with_changes(non_finite=NonFinite(2, "input", "fc1"))),
-    _history([2.3, 2.5, 9e9, float("inf")]),
-)
-QUIET: tuple[History, ...] = (
-    History.of(loss=[2.3, 2.2, 2.1]),  # healthy
-    History.of(loss=[2.3, 2.2], non_finite_activation={"mask": [1.0, 1.0]}),  # a mask's -inf
-    History.of(loss=[2.3, 2.2], non_finite_gradient={"fc1.weight": [1.0, 0.0]}),  # a gradient scaler's skipped step
-    _history([2.3, float("inf"), 2.2]),  # one bad batch whose step was skipped: a note
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([2.3, 2.2, float("nan")]),
+        _history([2.3, float("nan")], _FACTS.with_changes(non_finite=NonFinite(2, "input", "fc1"))),
+        _history([2.3, 2.5, 9e9, float("inf")]),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        History.of(loss=[2.3, 2.2, 2.1]),  # healthy
+        History.of(loss=[2.3, 2.2], non_finite_activation={"mask": [1.0, 1.0]}),  # a mask's -inf
+        History.of(loss=[2.3, 2.2], non_finite_gradient={"fc1.weight": [1.0, 0.0]}),  # a gradient scaler's skipped step
+        _history([2.3, float("inf"), 2.2]),  # one bad batch whose step was skipped: a note
+    )

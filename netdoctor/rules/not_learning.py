@@ -120,14 +120,20 @@ def _history(loss: list[float], constant: float | None = 2.3, kind: str = "linea
     return History.of(facts, loss=loss, constant_loss=[constant] * len(loss))
 
 
-FIRES: tuple[History, ...] = (
-    _history([2.31 + n for n in _NOISE]),
-    _history([2.31 + n for n in _NOISE], kind="attention"),  # as a note
-    _history([1.5 + n for n in _NOISE * 3], constant=None),  # as a note
-)
-QUIET: tuple[History, ...] = (
-    _history([2.3 * 0.98**i + n for i, n in enumerate(_NOISE)]),  # healthy
-    _history([0.02 + n / 10 for n in _NOISE]),  # converged
-    _history([2.31 + n for n in _NOISE[:70]]),  # too early
-    _history([2.31 + n for n in _NOISE], constant=None),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([2.31 + n for n in _NOISE]),
+        _history([2.31 + n for n in _NOISE], kind="attention"),  # as a note
+        _history([1.5 + n for n in _NOISE * 3], constant=None),  # as a note
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([2.3 * 0.98**i + n for i, n in enumerate(_NOISE)]),  # healthy
+        _history([0.02 + n / 10 for n in _NOISE]),  # converged
+        _history([2.31 + n for n in _NOISE[:70]]),  # too early
+        _history([2.31 + n for n in _NOISE], constant=None),  # too early
+    )

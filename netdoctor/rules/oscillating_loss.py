@@ -115,14 +115,22 @@ def _history(loss: list[float], gain: float, cosine: float, constant: float = 2.
 
 _NOISE = [0.2 * ((7 * i) % 11 - 5) / 5 for i in range(200)]
 _LEVEL = [max(2.3 * 0.9**i, 0.5) + n for i, n in enumerate(_NOISE)]
-FIRES: tuple[History, ...] = (
-    _history([19.0 + 0.1 * (-1) ** i for i in range(20)], 72.0, -0.95),
-    _history(_LEVEL, 1.6, 0.05),
-)
-QUIET: tuple[History, ...] = (
-    _history([2.3 * 0.97**i + n / 10 for i, n in enumerate(_NOISE)], 0.1, 0.1),  # healthy
-    _history([2.3 * 0.9**i + 0.02 * (-1) ** i for i in range(40)], 0.1, -0.9),  # edge of stability
-    _history(_LEVEL, 0.1, 0.05),  # the noise is that of the data
-    _history(_LEVEL[:50], 1.6, 0.05),  # too early
-    _history([0.02 + n / 20 for n in _NOISE], 0.2, 0.0),  # converged
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([19.0 + 0.1 * (-1) ** i for i in range(20)], 72.0, -0.95),
+        _history(_LEVEL, 1.6, 0.05),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([2.3 * 0.97**i + n / 10 for i, n in enumerate(_NOISE)], 0.1, 0.1),  # healthy
+        _history([2.3 * 0.9**i + 0.02 * (-1) ** i for i in range(40)], 0.1, -0.9),  # edge of stability
+        _history(_LEVEL, 0.1, 0.05),  # the noise is that of the data
+        _history(_LEVEL[:50], 1.6, 0.05),  # too early
+        _history([0.02 + n / 20 for n in _NOISE], 0.2, 0.0),  # converged
+    )

@@ -166,13 +166,21 @@ def _history(
 
 _FALLING = 0.1 * np.linspace(1.0, 0.6, 100)
 _COLLAPSE = {"target_low": -2.0, "target_high": 2.0, "output_low": -0.1, "output_high": 0.1}
-FIRES: tuple[History, ...] = (
-    _history(5.0, _FALLING, 0.6),
-    _history(0.0, 0.1 * np.linspace(1.0, 0.05, 100), 2.2, _COLLAPSE),
-)
-QUIET: tuple[History, ...] = (
-    _history(0.01, 0.1 * np.linspace(1.0, 1.5, 100), 0.1),  # healthy
-    _history(5.0, _FALLING, 0.01),  # converged all the same
-    _history(0.0, 0.1 * np.linspace(1.0, 0.4, 100), 0.1),  # began with weights that are too large
-    _history(5.0, _FALLING[:20], 2.0),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(5.0, _FALLING, 0.6),
+        _history(0.0, 0.1 * np.linspace(1.0, 0.05, 100), 2.2, _COLLAPSE),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(0.01, 0.1 * np.linspace(1.0, 1.5, 100), 0.1),  # healthy
+        _history(5.0, _FALLING, 0.01),  # converged all the same
+        _history(0.0, 0.1 * np.linspace(1.0, 0.4, 100), 0.1),  # began with weights that are too large
+        _history(5.0, _FALLING[:20], 2.0),  # too early
+    )

@@ -164,14 +164,22 @@ def _history(loss: list[float], val: list[float]) -> History:
 
 
 _FALLING = [2.3 * 0.97**i for i in range(100)]
-FIRES: tuple[History, ...] = (
-    _history(_FALLING, [1.6, 1.3, 1.2, 1.25, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]),
-    _history(_FALLING, [1.5, 2.4, 2.6, 2.7, 2.8]),
-    _history([2.3 * 0.9**i for i in range(100)], [1.9, 1.4, 1.15, 1.1, 1.1, 1.09, 1.1, 1.11, 1.12, 1.1]),
-)
-QUIET: tuple[History, ...] = (
-    _history(_FALLING, [1.9, 1.4, 1.1, 0.8, 0.6, 0.5, 0.4, 0.35, 0.31, 0.3]),  # healthy
-    _history(_FALLING, [0.3, 0.1, 0.05, 0.06, 0.07, 0.06, 0.08, 0.07, 0.08, 0.08]),  # converged: worse by little
-    _history(_FALLING, [1.9, 1.2, 0.6, 1.1, 0.5, 1.2, 0.7, 1.0, 0.6, 1.1]),  # a small, noisy validation set
-    _history([2.3] * 20, [1.0, 1.2]),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(_FALLING, [1.6, 1.3, 1.2, 1.25, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]),
+        _history(_FALLING, [1.5, 2.4, 2.6, 2.7, 2.8]),
+        _history([2.3 * 0.9**i for i in range(100)], [1.9, 1.4, 1.15, 1.1, 1.1, 1.09, 1.1, 1.11, 1.12, 1.1]),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(_FALLING, [1.9, 1.4, 1.1, 0.8, 0.6, 0.5, 0.4, 0.35, 0.31, 0.3]),  # healthy
+        _history(_FALLING, [0.3, 0.1, 0.05, 0.06, 0.07, 0.06, 0.08, 0.07, 0.08, 0.08]),  # converged: worse by little
+        _history(_FALLING, [1.9, 1.2, 0.6, 1.1, 0.5, 1.2, 0.7, 1.0, 0.6, 1.1]),  # a small, noisy validation set
+        _history([2.3] * 20, [1.0, 1.2]),  # too early
+    )

@@ -242,17 +242,25 @@ def _history(std: float, signals: list[float], loss: list[float] | None = None) 
 
 HALVING = [0.5**i for i in range(7)]
 DEFAULT = [0.577**i for i in range(7)]
-FIRES: tuple[History, ...] = (
-    _history(0.05, HALVING),
-    _history(0.2, [2.0**i for i in range(7)]),
-    _history(1.0, [1.0, 10.0, 100.0]),  # N(0, 1)
-    _history(0.0577, DEFAULT),  # a note
-    _history(0.0577, DEFAULT, [2.3] * 400),  # the default, stalled
-)
-QUIET: tuple[History, ...] = (
-    _history(0.1, [1.0] * 7),  # healthy
-    _history(0.1, HALVING),  # a shrinking signal, but not for the weights
-    _history(0.0577, DEFAULT[:4]),  # torch's default, not deep
-    _history(0.05, HALVING, [2.3 * 0.9**i for i in range(40)]),  # it learned
-    History.of(_history(0.1, [1.0] * 7).facts),  # nothing measured yet
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(0.05, HALVING),
+        _history(0.2, [2.0**i for i in range(7)]),
+        _history(1.0, [1.0, 10.0, 100.0]),  # N(0, 1)
+        _history(0.0577, DEFAULT),  # a note
+        _history(0.0577, DEFAULT, [2.3] * 400),  # the default, stalled
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(0.1, [1.0] * 7),  # healthy
+        _history(0.1, HALVING),  # a shrinking signal, but not for the weights
+        _history(0.0577, DEFAULT[:4]),  # torch's default, not deep
+        _history(0.05, HALVING, [2.3 * 0.9**i for i in range(40)]),  # it learned
+        History.of(_history(0.1, [1.0] * 7).facts),  # nothing measured yet
+    )

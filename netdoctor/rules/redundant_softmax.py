@@ -88,16 +88,24 @@ def _history(*nodes: str, kind: str = "cross-entropy", extent: int = 10) -> Hist
 
 _NLL, _LOG, _SOFT, _SIGMOID = "NllLossBackward0", "LogSoftmaxBackward0", "SoftmaxBackward0", "SigmoidBackward0"
 _BINARY = "BinaryCrossEntropyWithLogitsBackward0"
-FIRES: tuple[History, ...] = (
-    _history(_NLL, _LOG, _SOFT),
-    _history("DivBackward0", _NLL, _LOG, "ViewBackward0", _SOFT, "TransposeBackward0"),
-    _history(_BINARY, "SqueezeBackward1", _SIGMOID, kind="binary-cross-entropy-with-logits"),
-)
-QUIET: tuple[History, ...] = (
-    _history(_NLL, _LOG),  # healthy
-    _history(_NLL, _LOG, _LOG),  # of no effect
-    _history(_BINARY, kind="binary-cross-entropy-with-logits"),
-    _history(_NLL, _LOG, "BmmBackward0", _SOFT),  # attention
-    _history(_NLL, _LOG, _SOFT, extent=1),
-    History.of(Facts(), loss=[2.3]),  # unknown
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(_NLL, _LOG, _SOFT),
+        _history("DivBackward0", _NLL, _LOG, "ViewBackward0", _SOFT, "TransposeBackward0"),
+        _history(_BINARY, "SqueezeBackward1", _SIGMOID, kind="binary-cross-entropy-with-logits"),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(_NLL, _LOG),  # healthy
+        _history(_NLL, _LOG, _LOG),  # of no effect
+        _history(_BINARY, kind="binary-cross-entropy-with-logits"),
+        _history(_NLL, _LOG, "BmmBackward0", _SOFT),  # attention
+        _history(_NLL, _LOG, _SOFT, extent=1),
+        History.of(Facts(), loss=[2.3]),  # unknown
+    )

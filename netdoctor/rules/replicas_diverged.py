@@ -102,14 +102,20 @@ def _history(**spread: list[float]) -> History:
     )
 
 
-FIRES: tuple[History, ...] = (
-    _history(fc1=[0.0] * 6, fc2=[0.0, 0.0, 0.0, 0.1, 0.1, 0.1]),  # changed by hand on one rank
-    _history(fc1=[0.3, 0.3], fc2=[0.2, 0.2]),  # different from the start
-)
-QUIET: tuple[History, ...] = (
-    _history(fc1=[0.0] * 6, fc2=[0.0] * 6),  # healthy
-    _history(fc1=[5e-8] * 6),  # within rounding
-    _history(fc1=[0.0, 0.0, 0.1, 0.0, 0.0, 0.1]),  # averaged every third step
-    _history(fc1=[0.1]),  # too early
-    History.of(Facts(), loss=[1.0, 0.9]),  # one process
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(fc1=[0.0] * 6, fc2=[0.0, 0.0, 0.0, 0.1, 0.1, 0.1]),  # changed by hand on one rank
+        _history(fc1=[0.3, 0.3], fc2=[0.2, 0.2]),  # different from the start
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(fc1=[0.0] * 6, fc2=[0.0] * 6),  # healthy
+        _history(fc1=[5e-8] * 6),  # within rounding
+        _history(fc1=[0.0, 0.0, 0.1, 0.0, 0.0, 0.1]),  # averaged every third step
+        _history(fc1=[0.1]),  # too early
+        History.of(Facts(), loss=[1.0, 0.9]),  # one process
+    )

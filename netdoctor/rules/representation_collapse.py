@@ -273,24 +273,31 @@ def _attended(residual: bool, rank: float) -> History:
     return History.of(facts, activation_signal=dict.fromkeys(ranks, [1.0] * 5), effective_rank=ranks)
 
 
-FIRES: tuple[History, ...] = (
-    _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02]),
-    _coded([0.15, 0.1, 0.06, 0.02, 0.02, 0.01, 0.01, 0.01]),
-    _attended(residual=False, rank=1.3),
-)
-QUIET: tuple[History, ...] = (
-    _embedding([0.6] * 7),  # healthy
-    _embedding([0.3, 0.1, 0.09, 0.09, 0.2, 0.4, 0.5]),  # for a while only
-    _embedding([0.05] * 7),  # from the start: an offset
-    _embedding([0.6, 0.05]),  # too early
-    _embedding(
-        [0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(loss=Loss("mse", ("Mse",), targets=(64, 32)))
-    ),
-    _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(batch=4)),
-    _coded([0.15, 0.1, 0.2, 0.6, 0.9, 0.9, 0.9, 0.9]),
-    _coded([0.15, 0.02, 0.02, 0.02]),  # too early
-    _coded([0.05, 0.03, 0.03, 0.03, 0.03, 0.03]),  # small from the start
-    _attended(residual=True, rank=1.3),
-    _attended(residual=False, rank=4.0),
-    History(),
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02]),
+        _coded([0.15, 0.1, 0.06, 0.02, 0.02, 0.01, 0.01, 0.01]),
+        _attended(residual=False, rank=1.3),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _embedding([0.6] * 7),  # healthy
+        _embedding([0.3, 0.1, 0.09, 0.09, 0.2, 0.4, 0.5]),  # for a while only
+        _embedding([0.05] * 7),  # from the start: an offset
+        _embedding([0.6, 0.05]),  # too early
+        _embedding(
+            [0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02],
+            _EMBEDDING.with_changes(loss=Loss("mse", ("Mse",), targets=(64, 32))),
+        ),
+        _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02], _EMBEDDING.with_changes(batch=4)),
+        _coded([0.15, 0.1, 0.2, 0.6, 0.9, 0.9, 0.9, 0.9]),
+        _coded([0.15, 0.02, 0.02, 0.02]),  # too early
+        _coded([0.05, 0.03, 0.03, 0.03, 0.03, 0.03]),  # small from the start
+        _attended(residual=True, rank=1.3),
+        _attended(residual=False, rank=4.0),
+        History(),
+    )

@@ -71,10 +71,16 @@ def _history(kind: str, predicted: tuple[int, ...], outputs: tuple[int, ...]) ->
     return History.of(Facts(layers=(Layer("fc", "linear", called=True),), loss=loss), loss=[1.0])
 
 
-FIRES: tuple[History, ...] = (_history("mse", (32, 1), (32, 32)), _history("l1", (32,), (32, 32)))
-QUIET: tuple[History, ...] = (
-    _history("mse", (32, 1), (32, 1)),  # healthy
-    _history("mse", (1,), (32,)),  # one constant for all targets
-    _history("mse", (32, 1), (32, 5)),  # one value for several targets of a row
-    History.of(Facts(), loss=[1.0]),  # unknown
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history("mse", (32, 1), (32, 32)), _history("l1", (32,), (32, 32)))
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history("mse", (32, 1), (32, 1)),  # healthy
+        _history("mse", (1,), (32,)),  # one constant for all targets
+        _history("mse", (32, 1), (32, 5)),  # one value for several targets of a row
+        History.of(Facts(), loss=[1.0]),  # unknown
+    )

@@ -108,12 +108,18 @@ def _history(batch: int, rows: int = 8, mode: float = 0.0, steady: bool = False)
     )
 
 
-FIRES: tuple[History, ...] = (_history(2), _history(3))
-QUIET: tuple[History, ...] = (
-    _history(32),  # healthy
-    _history(6),  # a note
-    _history(1),  # an instance norm: a note
-    _history(2, mode=1.0),  # frozen
-    _history(2, steady=True),  # all of the data in each step
-    _history(2, rows=3),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(2), _history(3))
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(32),  # healthy
+        _history(6),  # a note
+        _history(1),  # an instance norm: a note
+        _history(2, mode=1.0),  # frozen
+        _history(2, steady=True),  # all of the data in each step
+        _history(2, rows=3),  # too early
+    )

@@ -116,13 +116,19 @@ def _history(left: list[float], columns: int = 1) -> History:
     )
 
 
-FIRES: tuple[History, ...] = (
-    _history([0.1, 0.2, 0.3, 0.4]),
-    _history([0.0] * 5 + [0.2, 0.1, 0.3]),  # from some step on
-)
-QUIET: tuple[History, ...] = (
-    _history([0.0] * 10),  # healthy
-    _history([0.1, 0.0] * 6),  # accumulated over two steps
-    _history([0.2, 0.2, 0.2, 0.0]),  # over by now
-    _history([0.1, 0.2]),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([0.1, 0.2, 0.3, 0.4]),
+        _history([0.0] * 5 + [0.2, 0.1, 0.3]),  # from some step on
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([0.0] * 10),  # healthy
+        _history([0.1, 0.0] * 6),  # accumulated over two steps
+        _history([0.2, 0.2, 0.2, 0.0]),  # over by now
+        _history([0.1, 0.2]),  # too early
+    )

@@ -78,11 +78,17 @@ def _history(kind: str, update: float, summed: bool = True, nodes: tuple[str, ..
     )
 
 
-FIRES: tuple[History, ...] = (_history("SGD", 0.4),)
-QUIET: tuple[History, ...] = (
-    _history("SGD", 0.4, summed=False),  # too large a learning rate, of a mean
-    _history("SGD", 0.004),  # healthy: a rate that was chosen for the sum
-    _history("Adam", 0.4),  # which divides the scale out
-    _history("SGD", 0.4, nodes=("DivBackward0", "MseLossBackward0")),  # divided by the batch afterwards
-    History.of(Facts(loss=Loss("mse", ("MseLossBackward0",), summed=True))),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history("SGD", 0.4),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history("SGD", 0.4, summed=False),  # too large a learning rate, of a mean
+        _history("SGD", 0.004),  # healthy: a rate that was chosen for the sum
+        _history("Adam", 0.4),  # which divides the scale out
+        _history("SGD", 0.4, nodes=("DivBackward0", "MseLossBackward0")),  # divided by the batch afterwards
+        History.of(Facts(loss=Loss("mse", ("MseLossBackward0",), summed=True))),  # too early
+    )

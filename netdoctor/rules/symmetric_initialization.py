@@ -167,16 +167,24 @@ def _gates(spread: list[float]) -> History:
 
 
 NAN = float("nan")
-FIRES: tuple[History, ...] = (
-    _history({"fc1": [0.0, 0.0, 1e-9, 2e-8], "fc2": [0.0, 1e-3, 2e-3, 3e-3]}),
-    _gates([0.0, 0.0, 1e-9, 2e-8]),
-    _history({"fc1": [NAN] * 4}, weight_rms=[0.0] * 4, update_ratio=[NAN] * 4, gradient_rms=[0.0] * 4),
-)
-QUIET: tuple[History, ...] = (
-    _history({"fc1": [1.0] * 20, "fc2": [0.98] * 20}),  # healthy
-    _history({"head": [0.0, 1e-3, 2e-3, 3e-3]}),  # equal at first, not for long
-    _history({"b": [NAN, 0.9, 0.9, 0.9]}, weight_rms=[0.0, 1e-3, 2e-3, 3e-3]),  # LoRA's B
-    _gates([0.9] * 4),
-    _history({"fc1": [0.0, 0.0]}),  # too early
-    _history({"fc1": [0.0] * 4}, update_ratio=[0.0] * 4),  # a learning rate of 0
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history({"fc1": [0.0, 0.0, 1e-9, 2e-8], "fc2": [0.0, 1e-3, 2e-3, 3e-3]}),
+        _gates([0.0, 0.0, 1e-9, 2e-8]),
+        _history({"fc1": [NAN] * 4}, weight_rms=[0.0] * 4, update_ratio=[NAN] * 4, gradient_rms=[0.0] * 4),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history({"fc1": [1.0] * 20, "fc2": [0.98] * 20}),  # healthy
+        _history({"head": [0.0, 1e-3, 2e-3, 3e-3]}),  # equal at first, not for long
+        _history({"b": [NAN, 0.9, 0.9, 0.9]}, weight_rms=[0.0, 1e-3, 2e-3, 3e-3]),  # LoRA's B
+        _gates([0.9] * 4),
+        _history({"fc1": [0.0, 0.0]}),  # too early
+        _history({"fc1": [0.0] * 4}, update_ratio=[0.0] * 4),  # a learning rate of 0
+    )

@@ -139,15 +139,21 @@ def _history(val: list[float], shift: float = 0.0, loss: float = 0.4, running: f
     return history
 
 
-FIRES: tuple[History, ...] = (
-    _history([1.9, 2.5, 2.6], shift=5.0),
-    _history([1.5, 1.4], running=3.0),
-    _history([3.0, 3.1, 3.05]),
-)
-QUIET: tuple[History, ...] = (
-    _history([0.5, 0.4, 0.3]),  # healthy
-    _history([0.02], loss=0.01),  # converged
-    _history([0.45, 0.42], shift=3.0),  # another input, and no harm
-    _history([0.7, 1.5, 2.5]),  # overfitting
-    _history([2.5], loss=2.2),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([1.9, 2.5, 2.6], shift=5.0),
+        _history([1.5, 1.4], running=3.0),
+        _history([3.0, 3.1, 3.05]),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([0.5, 0.4, 0.3]),  # healthy
+        _history([0.02], loss=0.01),  # converged
+        _history([0.45, 0.42], shift=3.0),  # another input, and no harm
+        _history([0.7, 1.5, 2.5]),  # overfitting
+        _history([2.5], loss=2.2),  # too early
+    )

@@ -147,12 +147,20 @@ def _history(loss: list[float], agreement: list[float], val: float | None = 0.5,
 
 
 _FLAT = [0.4 + 0.02 * ((7 * i) % 5 - 2) for i in range(200)]
-FIRES: tuple[History, ...] = (_history(_FLAT, _ALIKE), _history([0.6 + loss for loss in _FLAT], _ALIKE, 1.05))
-QUIET: tuple[History, ...] = (
-    _history([0.98**i for i in range(200)], _ALIKE, 0.02),  # healthy
-    _history([0.01] * 200, _ALIKE, 0.01),  # converged
-    _history(_FLAT, [0.1 * (i % 3) for i in range(200)]),  # the rest is noise
-    _history(_FLAT, _ALIKE, 0.9),  # overfitting
-    _history(_FLAT, _ALIKE, None),  # no validation
-    _history(_FLAT[:100], _ALIKE),  # too early
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(_FLAT, _ALIKE), _history([0.6 + loss for loss in _FLAT], _ALIKE, 1.05))
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([0.98**i for i in range(200)], _ALIKE, 0.02),  # healthy
+        _history([0.01] * 200, _ALIKE, 0.01),  # converged
+        _history(_FLAT, [0.1 * (i % 3) for i in range(200)]),  # the rest is noise
+        _history(_FLAT, _ALIKE, 0.9),  # overfitting
+        _history(_FLAT, _ALIKE, None),  # no validation
+        _history(_FLAT[:100], _ALIKE),  # too early
+    )

@@ -123,12 +123,18 @@ def _history(first: float, classes: int = 10, *nodes: str, given: float = 1.0) -
     )
 
 
-FIRES: tuple[History, ...] = (_history(37.6), _history(41.0, 27), _history(25.0, 50_000))
-QUIET: tuple[History, ...] = (
-    _history(2.34),  # healthy
-    _history(3.4),  # He's initialisation
-    _history(1e7, given=2e6),  # the signal explodes before
-    _history(0.02),  # goes on from a checkpoint
-    _history(45.0, 10, "NllLossBackward0", "LogSoftmaxBackward0", "MulBackward0"),  # cosines times 64
-    History.of(Facts(loss=Loss("cross-entropy", ("NllLossBackward0", "LogSoftmaxBackward0")))),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(37.6), _history(41.0, 27), _history(25.0, 50_000))
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(2.34),  # healthy
+        _history(3.4),  # He's initialisation
+        _history(1e7, given=2e6),  # the signal explodes before
+        _history(0.02),  # goes on from a checkpoint
+        _history(45.0, 10, "NllLossBackward0", "LogSoftmaxBackward0", "MulBackward0"),  # cosines times 64
+        History.of(Facts(loss=Loss("cross-entropy", ("NllLossBackward0", "LogSoftmaxBackward0")))),  # too early
+    )

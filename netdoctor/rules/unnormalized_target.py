@@ -103,14 +103,20 @@ def _history(rms: float, output: float, loss: list[float], kind: str = "mse") ->
     )
 
 
-FIRES: tuple[History, ...] = (
-    _history(170, 0.5, [28_000.0] * 5),
-    _history(2e5, 0.3, [5e10 * 9**step for step in range(15)]),
-)
-QUIET: tuple[History, ...] = (
-    _history(1, 0.5, [1.0] * 5),  # healthy
-    _history(10, 0.5, [100.0] * 5),
-    _history(170, 120, [9000.0] * 5),  # the model scales its output
-    _history(170, 0.5, [28_000 * 0.8**step for step in range(60)]),  # converged
-    _history(170, 0.5, [28_000.0] * 2),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history(170, 0.5, [28_000.0] * 5),
+        _history(2e5, 0.3, [5e10 * 9**step for step in range(15)]),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(1, 0.5, [1.0] * 5),  # healthy
+        _history(10, 0.5, [100.0] * 5),
+        _history(170, 120, [9000.0] * 5),  # the model scales its output
+        _history(170, 0.5, [28_000 * 0.8**step for step in range(60)]),  # converged
+        _history(170, 0.5, [28_000.0] * 2),  # too early
+    )

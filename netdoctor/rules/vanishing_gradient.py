@@ -205,13 +205,19 @@ def _history(gradients: Sequence[float], loss: Sequence[float], function: str = 
     )
 
 
-FIRES: tuple[History, ...] = (
-    _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3] * 5),
-    _history([1e-5, 1e-4, 1e-3, 1e-2, 1e-2], [2.3, 2.31] * 30),
-)
-QUIET: tuple[History, ...] = (
-    _history([5e-3, 6e-3, 8e-3, 1e-2], [2.3] * 60, "relu"),  # healthy gradients
-    _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3] * 2),  # too early
-    _history([1e-9, 1e-9, 1e-9, 1e-9], [2.3 * 0.9**i for i in range(60)]),  # converged
-    _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3 * 0.9**i for i in range(60)]),  # learns nevertheless
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3] * 5),
+        _history([1e-5, 1e-4, 1e-3, 1e-2, 1e-2], [2.3, 2.31] * 30),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([5e-3, 6e-3, 8e-3, 1e-2], [2.3] * 60, "relu"),  # healthy gradients
+        _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3] * 2),  # too early
+        _history([1e-9, 1e-9, 1e-9, 1e-9], [2.3 * 0.9**i for i in range(60)]),  # converged
+        _history([1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], [2.3 * 0.9**i for i in range(60)]),  # learns nevertheless
+    )

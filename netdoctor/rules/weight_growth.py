@@ -124,11 +124,17 @@ def _history(count: int, power: float, outward: float) -> History:
     )
 
 
-FIRES: tuple[History, ...] = (_history(100, 2.0, 0.95),)
-QUIET: tuple[History, ...] = (
-    _history(100, 0.3, 0.3),  # healthy
-    _history(100, 0.5, 0.9),  # slows down
-    _history(100, 1.0, 0.9),  # targets of large scale draw it
-    _history(100, 2.0, 0.4),  # grows, but goes to and fro
-    _history(30, 2.0, 0.95),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (_history(100, 2.0, 0.95),)
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history(100, 0.3, 0.3),  # healthy
+        _history(100, 0.5, 0.9),  # slows down
+        _history(100, 1.0, 0.9),  # targets of large scale draw it
+        _history(100, 2.0, 0.4),  # grows, but goes to and fro
+        _history(30, 2.0, 0.95),  # too early
+    )

@@ -110,29 +110,39 @@ _CLEARED = History.of(
     gradient_missing={"fc.weight": [1.0] * 5},
     update_rms={"fc.weight": [0.0] * 5},
 )
-FIRES: tuple[History, ...] = (
-    _CLEARED,
-    _parts(0.1443, left=True),  # std of torch's own initialisation, 1/sqrt(3 * 16)
-    _parts(0.1443, frozen=True),
-    _parts(0.1443, slow=1e-5),
-    History.of(_FACTS.with_changes(strangers=4), learning_rate={"0": [0.1] * 30}),
-    History(Facts(unstepped=20, steps_elsewhere=20, optimizers_elsewhere=1)),
-    History(Facts(unstepped=100)),
-    History.of(_FACTS, steps=range(1, 100, 10), learning_rate={"0": [0.0] * 10}),
-    History.of(
-        _FACTS,
-        learning_rate={"0": [0.1] * 5},
-        update_rms={"fc.weight": [0.0] * 5},
-        clipped_gradient_rms={"fc.weight": [1e-3] * 5},
-        weight_rms={"fc.weight": [1.0] * 5},
-    ),
-)
-QUIET: tuple[History, ...] = (
-    _parts(0.4, left=True),  # trained weights that are kept: a note
-    _parts(0.4, frozen=True),
-    _parts(0.4, slow=1e-5),
-    _parts(0.1443, slow=1e-2),  # a smaller rate
-    History(Facts(unstepped=50)),  # accumulates gradients, or too early
-    History.of(_FACTS, steps=range(1, 50, 10), learning_rate={"0": [0.0] * 5}),  # a warm-up from 0
-    History.of(_FACTS, steps=range(1, 100, 10), learning_rate={"0": [0.1] * 10}, update_rms={"fc.weight": [1e-3] * 10}),
-)
+
+
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _CLEARED,
+        _parts(0.1443, left=True),  # std of torch's own initialisation, 1/sqrt(3 * 16)
+        _parts(0.1443, frozen=True),
+        _parts(0.1443, slow=1e-5),
+        History.of(_FACTS.with_changes(strangers=4), learning_rate={"0": [0.1] * 30}),
+        History(Facts(unstepped=20, steps_elsewhere=20, optimizers_elsewhere=1)),
+        History(Facts(unstepped=100)),
+        History.of(_FACTS, steps=range(1, 100, 10), learning_rate={"0": [0.0] * 10}),
+        History.of(
+            _FACTS,
+            learning_rate={"0": [0.1] * 5},
+            update_rms={"fc.weight": [0.0] * 5},
+            clipped_gradient_rms={"fc.weight": [1e-3] * 5},
+            weight_rms={"fc.weight": [1.0] * 5},
+        ),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _parts(0.4, left=True),  # trained weights that are kept: a note
+        _parts(0.4, frozen=True),
+        _parts(0.4, slow=1e-5),
+        _parts(0.1443, slow=1e-2),  # a smaller rate
+        History(Facts(unstepped=50)),  # accumulates gradients, or too early
+        History.of(_FACTS, steps=range(1, 50, 10), learning_rate={"0": [0.0] * 5}),  # a warm-up from 0
+        History.of(
+            _FACTS, steps=range(1, 100, 10), learning_rate={"0": [0.1] * 10}, update_rms={"fc.weight": [1e-3] * 10}
+        ),
+    )

@@ -153,14 +153,20 @@ def _history(modes: list[float], share: tuple[float, ...] = (), std_after: float
     return history
 
 
-FIRES: tuple[History, ...] = (
-    _history([0.0] * 10 + [1.0] * 8),
-    _history([1.0] * 8),
-    _history([0.0] * 8, (1.0, 1.0, 1.0)),
-)
-QUIET: tuple[History, ...] = (
-    _history([0.0] * 20, (0.0, 0.0)),  # healthy
-    _history([1.0] * 20, std_after=0.3),  # fine-tuning with the statistics of a trained model
-    _history([1.0] * 20, kind="dropout"),  # fine-tuning without dropout
-    _history([0.0] * 10 + [1.0] * 2),  # too early
-)
+def fires() -> tuple[History, ...]:
+    """Histories with this disease."""
+    return (
+        _history([0.0] * 10 + [1.0] * 8),
+        _history([1.0] * 8),
+        _history([0.0] * 8, (1.0, 1.0, 1.0)),
+    )
+
+
+def quiet() -> tuple[History, ...]:
+    """Histories without it, though they resemble it."""
+    return (
+        _history([0.0] * 20, (0.0, 0.0)),  # healthy
+        _history([1.0] * 20, std_after=0.3),  # fine-tuning with the statistics of a trained model
+        _history([1.0] * 20, kind="dropout"),  # fine-tuning without dropout
+        _history([0.0] * 10 + [1.0] * 2),  # too early
+    )

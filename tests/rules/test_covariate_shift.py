@@ -8,7 +8,7 @@ from sklearn import datasets
 from torch import Tensor, nn
 
 from netdoctor.history import History
-from netdoctor.rules.covariate_shift import FIRES, QUIET, covariate_shift
+from netdoctor.rules.covariate_shift import covariate_shift, fires, quiet
 from tests.rules.training import digits, mlp, train
 
 
@@ -32,12 +32,12 @@ def mean_loss(losses: list[float]) -> float:
     return sum(losses[-10:]) / 10
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert len(covariate_shift(history)) == 1
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not [answer for answer in covariate_shift(history) if hasattr(answer, "message")]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netdoctor.history import History
-from netdoctor.rules.dead_units import FIRES, QUIET, dead_units
+from netdoctor.rules.dead_units import dead_units, fires, quiet
 from tests.rules.training import digits, mlp, train
 
 
@@ -35,12 +35,12 @@ def adam(lr: float) -> Callable[[nn.Module], torch.optim.Optimizer]:
     return lambda model: torch.optim.Adam(model.parameters(), lr)
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert len(dead_units(history)) == 1
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not [answer for answer in dead_units(history) if hasattr(answer, "message")]
 

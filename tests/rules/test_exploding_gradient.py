@@ -7,7 +7,7 @@ from torch import nn
 import netdoctor
 from netdoctor.findings import Evidence
 from netdoctor.history import History
-from netdoctor.rules.exploding_gradient import FIRES, QUIET, exploding_gradient
+from netdoctor.rules.exploding_gradient import exploding_gradient, fires, quiet
 
 X = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
 CLASS = (X[:, :2] > 0).long() @ torch.tensor([1, 2])
@@ -45,12 +45,12 @@ def found(history: History) -> list[Evidence]:
     return [answer for answer in exploding_gradient(history) if isinstance(answer, Evidence)]
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert found(history)
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not found(history)
 

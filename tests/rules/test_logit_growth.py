@@ -6,7 +6,7 @@ import pytest
 
 from netdoctor.findings import Evidence, Severity
 from netdoctor.history import History
-from netdoctor.rules.logit_growth import FIRES, QUIET, logit_growth
+from netdoctor.rules.logit_growth import fires, logit_growth, quiet
 
 
 def found(history: History) -> list[Evidence]:
@@ -14,10 +14,10 @@ def found(history: History) -> list[Evidence]:
 
 
 def test_a_warning_where_nothing_is_learned_and_a_note_where_the_model_learns():
-    severities = [found(history)[0].severity for history in FIRES]
+    severities = [found(history)[0].severity for history in fires()]
     assert severities == [None, Severity.NOTE]
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History):
     assert not found(history)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import netdoctor
 from netdoctor.findings import Evidence, Severity
 from netdoctor.history import History
-from netdoctor.rules.no_gradient import FIRES, QUIET, no_gradient
+from netdoctor.rules.no_gradient import fires, no_gradient, quiet
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -52,12 +52,12 @@ def found(history: History, least: Severity = Severity.WARNING) -> list[Evidence
     return [answer for answer in answers if (answer.severity or no_gradient.severity) >= least]
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert found(history)
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not found(history)
 

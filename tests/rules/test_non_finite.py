@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import netdoctor
 from netdoctor.findings import Evidence, Severity
 from netdoctor.history import History
-from netdoctor.rules.non_finite import FIRES, QUIET, non_finite
+from netdoctor.rules.non_finite import fires, non_finite, quiet
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -66,12 +66,12 @@ def root_of_zero(model: nn.Module, step: int) -> Tensor:
     return F.cross_entropy(out, Y) + (torch.sqrt((out - out).square().sum()) if step == SICK else 0.0)
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert found(history)
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not found(history)
 

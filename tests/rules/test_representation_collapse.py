@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import netdoctor
 from netdoctor.findings import Evidence, Finding
 from netdoctor.history import History
-from netdoctor.rules.representation_collapse import FIRES, representation_collapse
+from netdoctor.rules.representation_collapse import fires, representation_collapse
 from tests.rules.training import digits
 
 X, Y = digits()
@@ -151,6 +151,6 @@ def test_inputs_that_are_alike_need_no_different_answers():
     assert not findings(model, lambda x, step: (model(same) - 1).square().mean(), 60)
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_each_disease_is_told_once(history: History):
     assert len([each for each in representation_collapse(history) if isinstance(each, Evidence)]) == 1

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from netdoctor.history import History
-from netdoctor.rules.saturated_units import FIRES, QUIET, saturated_units
+from netdoctor.rules.saturated_units import fires, quiet, saturated_units
 from tests.rules.training import digits, train
 
 
@@ -30,12 +30,12 @@ def mean_loss(losses: list[float]) -> float:
     return sum(losses[-10:]) / 10
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert len(saturated_units(history)) == 1
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not [answer for answer in saturated_units(history) if hasattr(answer, "message")]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import netdoctor
 from netdoctor.findings import Finding, Severity
 from netdoctor.history import History
-from netdoctor.rules.unnormalized_input import FIRES, QUIET, unnormalized_input
+from netdoctor.rules.unnormalized_input import fires, quiet, unnormalized_input
 from tests.rules.training import digits, mlp, train
 
 
@@ -30,12 +30,12 @@ def found(model: nn.Module, data: tuple[Tensor, Tensor], steps: int = 5, lr: flo
     return findings
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert len(unnormalized_input(history)) == 1
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not [answer for answer in unnormalized_input(history) if hasattr(answer, "message")]
 

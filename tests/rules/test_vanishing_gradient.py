@@ -10,7 +10,7 @@ import netdoctor
 from netdoctor.findings import Evidence, Severity
 from netdoctor.history import History
 from netdoctor.remedies import GAINS
-from netdoctor.rules.vanishing_gradient import FIRES, QUIET, vanishing_gradient
+from netdoctor.rules.vanishing_gradient import fires, quiet, vanishing_gradient
 
 X = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
 Y = (X[:, :2] > 0).long() @ torch.tensor([1, 2])
@@ -41,12 +41,12 @@ def warnings(history: History) -> list[Evidence]:
     return [a for a in answers if isinstance(a, Evidence) and (a.severity or Severity.WARNING) >= Severity.WARNING]
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     assert warnings(history)
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     assert not warnings(history)
 

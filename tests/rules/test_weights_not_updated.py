@@ -11,7 +11,7 @@ from torch import nn
 import netdoctor
 from netdoctor.findings import Evidence, Finding, Severity
 from netdoctor.history import History
-from netdoctor.rules.weights_not_updated import FIRES, QUIET, weights_not_updated
+from netdoctor.rules.weights_not_updated import fires, quiet, weights_not_updated
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -31,13 +31,13 @@ def told(findings: Iterable[Finding], least: Severity = Severity.WARNING) -> lis
     return [finding for finding in findings if finding.rule == SLUG and finding.severity >= least]
 
 
-@pytest.mark.parametrize("history", FIRES)
+@pytest.mark.parametrize("history", fires())
 def test_fires(history: History) -> None:
     answers = [a for a in weights_not_updated(history) if isinstance(a, Evidence)]
     assert max(a.severity or Severity.ERROR for a in answers) >= Severity.WARNING
 
 
-@pytest.mark.parametrize("history", QUIET)
+@pytest.mark.parametrize("history", quiet())
 def test_quiet(history: History) -> None:
     answers = [a for a in weights_not_updated(history) if isinstance(a, Evidence)]
     assert all(a.severity is Severity.NOTE for a in answers)
