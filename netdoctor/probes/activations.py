@@ -14,6 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._C import _current_graph_task_id as graph_task
+from torch._C import _get_tracing_state as tracing
+from torch._C import _set_grad_enabled as set_gradients
+from torch._C._functorch import peek_interpreter_stack as transforming
+from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import WEIGHTED, Layer
@@ -211,25 +216,30 @@ class ActivationProbe:
         try:
             if (
                 self._due(slot)
-                and not torch.compiler.is_compiling()
-                and torch._C._get_tracing_state() is None  # else of torch.jit.trace
-                and not getattr(module, "_is_replica", False)
-                and torch._C._functorch.peek_interpreter_stack() is None
+                and "_is_replica" not in module.__dict__  # DataParallel's, on threads of their own
+                and not is_compiling()
+                and tracing() is None  # else of torch.jit.trace
+                and transforming() is None
             ):
                 if torch.is_grad_enabled():
-                    torch._C._set_grad_enabled(False)  # a with statement would take longer than what it guards
-                    try:
-                        self._sample(slot, module, args, output)
-                    finally:
-                        torch._C._set_grad_enabled(True)
+                    self._quietly(self._sample, slot, module, args, output)
                 else:
-                    if torch._C._current_graph_task_id() == -1:
+                    if graph_task() == -1:
                         self._without.append(self.layers[slot].name)
                     if module.training:
                         self._look_ahead(slot, output)
         except Exception as error:  # noqa: BLE001  # whatever it is, the user's forward pass goes on
             self._fail("activations", error)
         self.spent += perf_counter() - start
+
+    @staticmethod
+    def _quietly(sample: Callable[..., None], *args: Any) -> None:
+        """Sample without gradients, where they are on; a with statement would take longer than what it guards."""
+        set_gradients(False)
+        try:
+            sample(*args)
+        finally:
+            set_gradients(True)
 
     def passed(self, gradients: bool, args: tuple[Any, ...] = ()) -> None:
         """The root has run, with gradients or without."""
@@ -277,7 +287,9 @@ class ActivationProbe:
         try:
             local = plain(gradient)
             if self.on and local is not None:
-                with torch.no_grad():  # create_graph=True
+                if torch.is_grad_enabled():  # create_graph=True
+                    self._quietly(self.gradients.store, slot, local, axis, block)
+                else:
                     self.gradients.store(slot, local, axis, block)
         except Exception as error:  # noqa: BLE001
             self._fail("activation gradients", error)
@@ -286,12 +298,7 @@ class ActivationProbe:
     def answered(self, output: Any) -> None:
         """Keep what the root made, on steps where predictions are read."""
         try:
-            if (
-                self._keeping
-                and torch.is_grad_enabled()
-                and torch._C._get_tracing_state() is None
-                and torch._C._functorch.peek_interpreter_stack() is None
-            ):
+            if self._keeping and torch.is_grad_enabled() and tracing() is None and transforming() is None:
                 produced = first_tensor(output)
                 if produced is not None and produced.grad_fn is not None:
                     self._keep(produced)
@@ -307,7 +314,9 @@ class ActivationProbe:
                 del self.outputs[next(iter(self.outputs))]
 
     def _sample(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        given = first_tensor(args)
+        given = args[0] if args else None
+        if type(given) is not Tensor or not given.is_floating_point():
+            given = first_tensor(args)
         if not self.forms and args:
             leaf = args[0] if isinstance(args[0], Tensor) else given
             if leaf is not None:
@@ -315,7 +324,7 @@ class ActivationProbe:
                 self.batch = leaf.shape[0] if leaf.ndim else 0
         if given is not None and slot in self._input_slots:
             self._sample_input(slot, given)
-        produced = first_tensor(output)
+        produced = output if type(output) is Tensor and output.is_floating_point() else first_tensor(output)
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
@@ -325,7 +334,7 @@ class ActivationProbe:
             if pending(produced):
                 return
             block = self._block(slot, module, produced, local, axis)
-        self._pass_of[slot] = self.passes if torch._C._current_graph_task_id() == -1 else max(self.passes - 1, 0)
+        self._pass_of[slot] = self.passes if graph_task() == -1 else max(self.passes - 1, 0)
         if self._tracing and self.layers[slot].kind == "recurrent" and args:
             series = memory.keep(module, args[0])
             if series is not None:
@@ -348,7 +357,7 @@ class ActivationProbe:
 
     def _due(self, slot: int) -> bool:
         """Whether a layer is called for the first time in this pass: checkpoints call it again while backward runs."""
-        if torch._C._current_graph_task_id() == -1:
+        if graph_task() == -1:
             return self._pass_of[slot] != self.passes
         return self._pass_of[slot] < max(self.passes - 1, 0)  # the pass is over and counted
 
