@@ -29,13 +29,18 @@ def class_imbalance(
     patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
     batches: int = 3,  # of targets at least
     in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
+    rarely: float = 0.95,  # mean share of the frequent answer, several labels a sample: objects fill 8 % of an image
+    given_up: int = 35,  # steps without a rare label, nothing learned; healthy segmenters had learned by step 20
+    patience_labels: int = 70,  # steps, several labels a sample
 ) -> Iterator[Evidence | Skipped]:
     """One class is far more frequent in the targets, in all batches or in each by turns, and takes all predictions.
 
     ## What it looks at
     Shares of the classes in the targets of the first batches, times the class weights of the loss; the share of the
     class that the predictions favour in the last samples. The share of the most frequent class within single batches:
-    far above that over all of them where the data are sorted.
+    far above that over all of them where the data are sorted. Where a sample has several labels, or each pixel one:
+    whether the accuracy is exactly that of always giving the frequent answer while the loss is no better than that of
+    a constant.
 
     ## Why it matters
     Always answering with the frequent class is the quickest gain, and where the others are rare there is little more to
@@ -43,8 +48,8 @@ def class_imbalance(
 
     ## When it is wrong
     Rare classes may be rare on purpose, and accuracy all that counts. Segmentation and tagging, where the background
-    comes first, are given more steps. Several labels a sample and language are not judged. As soon as the rare classes
-    are predicted, nothing is said.
+    comes first, are given more steps. Language is not judged. As soon as the rare classes are predicted, or, of
+    several labels, as soon as the loss tells that they are being learned, nothing is said.
 
     ## References
     He & Garcia 2009, Learning from imbalanced data. Buda et al. 2018, A systematic study of the class imbalance problem
@@ -58,7 +63,10 @@ def class_imbalance(
         return
     binary = loss.kind.startswith("binary")
     if binary and prod(loss.outputs[1:]) > 1:
-        yield Skipped("several labels a sample")
+        if history.step >= patience_labels:
+            yield from _given_up(history, rarely, answers, given_up)
+        else:
+            yield Skipped(f"several labels a sample: fewer than {patience_labels} steps")
         return
     classes = 2 if binary else max(loss.classes, loss.softmax_extent)
     share, favoured = float(shares[-1]), float(np.median(predicted[-5:])) if len(predicted) else 0.0
@@ -115,6 +123,44 @@ def _sorted(history: History, in_turn: float) -> Evidence | None:
         ),
         confidence=0.9,
         remedies=(_shuffle(),),
+    )
+
+
+def _given_up(history: History, rarely: float, answers: float, least: int) -> Iterator[Evidence]:
+    """Several labels a sample, of which the rare ones are never given, and nothing is learned."""
+    facts, state = history.facts, progress(history)
+    (steps, frequent), accuracy = history.series("batch_class_share"), history.series("accuracy")[1]
+    if state is None or state.constant is None or state.learned or len(accuracy) != len(frequent) or facts.batch < 8:
+        return
+    differs = np.flatnonzero(np.abs(accuracy - frequent) > 1e-6)  # else it is as if no other label existed
+    begin = int(differs[-1]) + 1 if len(differs) else 0
+    share, favoured = float(np.median(frequent)), history.series("largest_predicted_share")[1][begin:]
+    if share < rarely or len(favoured) < 3 or history.step - steps[begin] < least or favoured.min() < answers:
+        return
+    yield Evidence(
+        message=f"{1 - share:.2g} of the {prod(facts.loss.outputs[1:])} labels of a sample are rare ones, and since "
+        f"step {steps[begin]} none has been given: {accuracy[-1]:.3g} of the answers are right, the frequent ones alone",
+        layers=last_layers(facts),
+        readings=(
+            Reading("mean share of the frequent answer", share, rarely),
+            Reading(
+                "share of one answer in the predictions", float(favoured.min()), answers, "", (begin, history.step)
+            ),
+            Reading("training loss", state.recent, state.constant, "loss"),
+        ),
+        confidence=0.85,
+        remedies=(_weigh(True, 1 - share), _overlap()),
+    )
+
+
+def _overlap() -> Remedy:
+    return Remedy(
+        action="Or, for masks, add a loss that counts overlap and not background",
+        code="chance = output.sigmoid()\n"
+        "overlap = 2 * (chance * y).sum() / (chance.sum() + y.sum()).clamp_min(1)\n"
+        "loss = loss + 1 - overlap",
+        source="Milletari et al. 2016, V-Net, section 3",
+        effect="an answer of nothing but background costs as much as it can",
     )
 
 
@@ -189,6 +235,23 @@ def _turns(share: float, batch: float, classes: int = 3) -> History:
     return history
 
 
+def _labels(loss: float, found: int = 0, rare: float = 0.02, steps: int = 80) -> History:
+    """Forty labels a sample; the last ``found`` steps give rare ones."""
+    nodes = ("BinaryCrossEntropyWithLogitsBackward0",)
+    what = Loss("binary-cross-entropy-with-logits", nodes, (32, 40), (32, 40), (32, 40), layer="fc")
+    facts = Facts(layers=(Layer("fc", "linear", called=True),), loss=what, batch=32)
+    given = [1 - rare] * steps
+    return History.of(
+        facts,
+        loss=[loss] * steps,
+        constant_loss=[0.1] * steps,
+        largest_class_share=[1.0] * steps,
+        largest_predicted_share=[1.0] * (steps - found) + [0.99] * found,
+        batch_class_share=given,
+        accuracy=given[found:] + [1 - rare / 2] * found,
+    )
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
@@ -196,6 +259,7 @@ def fires() -> tuple[History, ...]:
         _history(0.8, 1.0, 10),
         _history(1.0, 1.0, 10, 12),
         _turns(0.3, 1.0),  # sorted
+        _labels(0.11),
     )
 
 
@@ -209,4 +273,8 @@ def quiet() -> tuple[History, ...]:
         _history(0.97, 1.0, steps=10),  # too early
         _turns(0.3, 0.4),  # shuffled
         _turns(0.5, 0.95, 1),  # one class is rare, and weighs more
+        _labels(0.05),  # about to be found
+        _labels(0.11, found=5),
+        _labels(0.11, rare=0.2),
+        _labels(0.11, steps=50),  # too early
     )

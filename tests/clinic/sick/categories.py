@@ -178,7 +178,6 @@ def ones_that_weigh_a_hundred(fault: bool) -> Program:
     steps=150,
     by=75,
     bound=0.6,
-    miss="missed when it was first measured; why is not known yet",
 )
 def labels_that_are_rarely_given(fault: bool) -> Program:
     """Forty tags, each for three rows in a hundred: an answer without any tag is nearly right."""

@@ -64,7 +64,6 @@ def softmax_before_pixelwise_cross_entropy(fault: bool) -> Program:
     steps=150,
     by=75,
     bound=0.75,
-    miss="missed when it was first measured; why is not known yet",
 )
 def two_bright_pixels_in_an_image(fault: bool) -> Program:
     """One pixel in eighty belongs to the object: all background is nearly right."""

@@ -115,7 +115,7 @@ def zero_grad_once_an_epoch(fault: bool) -> Program:
     steps=150,
     by=75,
     bound=0.33,
-    miss="missed when it was first measured; why is not known yet",
+    miss="it learns the names, if slowly: the loss is half of the best constant's, and some are found from step 130 on",
 )
 def names_are_rare(fault: bool) -> Program:
     """Three words in a hundred are a name, all others O; nothing weighs the names."""
