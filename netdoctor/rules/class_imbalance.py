@@ -139,7 +139,7 @@ def _given_up(history: History, rarely: float, answers: float, least: int) -> It
         return
     yield Evidence(
         message=f"{1 - share:.2g} of the {prod(facts.loss.outputs[1:])} labels of a sample are rare ones, and since "
-        f"step {steps[begin]} none has been given: {accuracy[-1]:.3g} of the answers are right, the frequent ones alone",
+        f"step {steps[begin]} none has been given: {accuracy[-1]:.3g} are right, by the frequent answer alone",
         layers=last_layers(facts),
         readings=(
             Reading("mean share of the frequent answer", share, rarely),
