@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def covariate_shift(
     ## When it is wrong
     Inputs move in healthy nets too while they learn (up to 0.4 in a small CNN): so it is silent wherever training gets
     anywhere. Too large a learning rate moves everything and is then the cause; normalisation makes it bearable.
-    Batches of a few samples move by chance.
+    Batches of a few samples move by chance; so do those of experts, which are not judged.
 
     ## References
     Ioffe & Szegedy 2015. Santurkar et al. 2018, How does batch normalization help optimization?, for what it is not.
@@ -97,7 +98,10 @@ def covariate_shift(
 
 
 def _hidden(history: History, alive: float, dropped: float) -> set[str]:
-    """Weight layers behind others, except where what feeds them is silent, or dropped for the most part."""
+    """Weight layers behind others, except where what feeds them is silent, or dropped for the most part.
+
+    Nor experts: a gate sends them some samples of the batch, others each time.
+    """
     silent, layers = history.latest("silent_share"), history.facts.layers
     moved = {name for layer in layers if layer.rate > dropped for name in layer.inputs}
     return {
@@ -105,6 +109,7 @@ def _hidden(history: History, alive: float, dropped: float) -> set[str]:
         for layer in layers
         if layer.called
         and layer.kind in WEIGHTED
+        and not 0 < layer.samples < history.facts.batch
         and any(silent.get(name, 0.0) < alive and name not in moved for name in layer.inputs)
     }
 
@@ -130,15 +135,16 @@ _FACTS = Facts(
 )
 
 
-def _run(move: float, loss: list[float]) -> History:
+def _run(move: float, loss: list[float], facts: Facts = _FACTS) -> History:
     """Three hidden layers whose inputs move to and fro by ``move``."""
     count = len(loss)
     means = {str(i): [0.5 + move * (-1) ** t * (i > 0) for t in range(count)] for i in range(4)}
     stds = {str(i): [1.0] * count for i in range(4)}
-    return History.of(_FACTS, input_mean=means, input_std=stds, loss=loss, constant_loss=[2.3] * count)
+    return History.of(facts, input_mean=means, input_std=stds, loss=loss, constant_loss=[2.3] * count)
 
 
 _STALLED = [2.3] * 40
+_EXPERTS = _FACTS.with_changes(layers=tuple(replace(layer, samples=12) for layer in _FACTS.layers), batch=64)
 
 
 def fires() -> tuple[History, ...]:
@@ -152,5 +158,6 @@ def quiet() -> tuple[History, ...]:
         _run(0.02, _STALLED),  # stalls for another reason
         _run(0.3, [2.3 * 0.95**i for i in range(40)]),  # moves and learns
         _run(0.3, [2.3] * 5),  # too early
+        _run(0.3, _STALLED, _EXPERTS),
         History.of(_FACTS),
     )

@@ -21,11 +21,12 @@ START = 3  # steps: those of a start that finds its scale are no spikes
 
 @dataclass(frozen=True)
 class _Spikes:
-    """Steps at which it jumped, the largest loss there, what was usual, and whether steps had been calm before."""
+    """Steps at which it jumped, the largest loss there, what was usual, and whether the gradient told."""
 
     steps: tuple[int, ...]
     peak: float
     usual: float
+    pulled: bool = False
 
 
 @rule(Severity.WARNING, explains=("learning-rate-too-large", "exploding-gradient", "not-learning"))
@@ -39,15 +40,16 @@ def loss_spike(
     pull: float = 7.0,  # × the median gradient norm of the samples around; 210 healthy runs: 8, once
     sigmas: float = 4.0,  # robust deviations above the median of the losses around
     apart: float = 0.02,  # of what there is to lose, above that median: near 0 everything scatters
-    recurring: int = 3,  # sampled steps with such gradients: batches that hold something else
+    floor: float = 0.1,  # of what there is to lose: below, one doubtful sample makes most of a loss; ``rise`` holds
+    recurring: int = 3,  # such steps: batches that hold something else
     common: float = 0.95,  # share of the most frequent class: the rarest one's batches stand out rightly
 ) -> Iterator[Evidence | Skipped]:
     """Single batches have losses and gradients many times those of all others.
 
     ## What it looks at
-    The loss of each step against the largest of the 50 before it, after calm steps. And, as not every spike is
-    high: sampled steps whose gradient is seven times that of the samples around, while the loss stands out by four
-    deviations, where it happens again and again.
+    The loss of each step against the largest of the 50 before it, after calm steps; or, where it happens again and
+    again, against all other losses around. And, as not every spike is high: sampled steps whose gradient is seven times
+    that of the samples around, while the loss stands out by four deviations, if that recurs.
 
     ## Why it matters
     One such step can undo a hundred others, and Adam remembers it for a thousand. Mostly it is the data: broken
@@ -67,8 +69,11 @@ def loss_spike(
     if history.latest("largest_class_share").get("", 0.0) > common:
         return
     values, least = losses.astype(np.float64), reference(history)
-    found = _jumps(history, steps, values, window, jump, rise * least, calm) or _recurring(
-        history, steps, values, pull, sigmas, apart * least, recurring, calm
+    high = rise * least
+    found = (
+        _jumps(history, steps, values, window, jump, high, calm)
+        or _repeated(history, steps, values, window, jump, high, recurring, calm)
+        or _recurring(history, steps, values, pull, sigmas, (apart * least, floor * least, high), recurring, calm)
     )
     if found is None:
         return
@@ -82,6 +87,9 @@ def loss_spike(
         f"The loss jumped to {found.peak:.3g} from {found.usual:.3g} before{after}: the batch of step {at} differs "
         "from all others."
         if often == 1
+        else f"At {often} steps ({at}) the loss jumped to up to {found.peak:.3g} from {found.usual:.3g} around and was "
+        "back at the next one: some batches hold what the others do not."
+        if not found.pulled
         else f"At {often} sampled steps ({at}) the gradient was more than {pull:g} times the usual {usual:.3g} and the "
         f"loss up to {found.peak:.3g} against {found.usual:.3g} around: some batches hold what the others do not.",
         readings=(
@@ -127,6 +135,35 @@ def _jumps(
     return _Spikes((int(steps[at]),), float(losses[end]), float(before[over[0]]))
 
 
+def _repeated(
+    history: History,
+    steps: NDArray[np.int64],
+    losses: Floats,
+    window: int,
+    jump: float,
+    rise: float,
+    least: int,
+    calm: float,
+) -> _Spikes | None:
+    """Single steps far above all others around, with nothing between."""
+    if history.table("loss").stride > 1 or not len(steps) >= window:
+        return None
+    beside = jump * np.maximum(losses[:-2], losses[2:])
+    alone = START + np.flatnonzero((losses[1:-1] > np.maximum(beside, rise))[START - 1 :])
+    rest = losses.copy()
+    rest[alone] = 0.0
+    found, usual = [], []
+    for place in alone if least <= len(alone) <= len(losses) // 10 else ():
+        near = rest[max(0, place - window) : place + window + 1]
+        middle = float(np.median(near))
+        if losses[place] > max(jump * float(near.max()), middle + rise) > 0 < middle:
+            found.append(int(steps[place]))
+            usual.append(middle)
+    if len(found) < least or not _calm(history, found[0], calm):
+        return None
+    return _Spikes(tuple(found), float(losses[alone].max()), float(np.median(usual)))
+
+
 def _calm(history: History, before: int, bound: float) -> bool:
     """Whether steps were of a stable length until then: else they are the cause."""
     when, ratios = overshoot(history)
@@ -140,14 +177,14 @@ def _recurring(
     losses: Floats,
     pull: float,
     sigmas: float,
-    apart: float,
+    bounds: tuple[float, float, float],
     least: int,
     calm: float,
 ) -> _Spikes | None:
     when, norms = history.series("gradient_norm")
     if len(norms) < 4 * least or history.table("loss").stride > 1:
         return None
-    usual = float(np.median(norms))
+    usual, (apart, floor, rise) = float(np.median(norms)), bounds
     hits = []
     for place in np.flatnonzero((norms > pull * usual) & (when > START)):
         around = norms[max(0, place - 10) : place + 11]
@@ -156,13 +193,13 @@ def _recurring(
             continue
         near = losses[max(0, row - 25) : row + 26]
         middle, spread = float(np.median(near)), float(np.median(np.abs(np.diff(near)))) / 0.954
-        if losses[row] > middle + max(sigmas * spread, apart) > 0:
+        if losses[row] > middle + max(sigmas * spread, apart if middle > floor else rise) > 0:
             hits.append((int(when[place]), float(losses[row]), middle))
     single = [hit for i, hit in enumerate(hits) if not i or hit[0] - hits[i - 1][0] > 1]
     if len(single) < least or 4 * len(hits) > len(norms) or not _calm(history, hits[-1][0], calm):
         return None
     return _Spikes(
-        tuple(hit[0] for hit in hits), max(hit[1] for hit in hits), float(np.median([hit[2] for hit in hits]))
+        tuple(hit[0] for hit in hits), max(hit[1] for hit in hits), float(np.median([hit[2] for hit in hits])), True
     )
 
 
@@ -204,6 +241,7 @@ def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),
+        _history([60.0 if i % 40 == 35 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),
         _history([loss + 0.5 * (norm > 1) for loss, norm in zip(_FALLING, _BATCHES, strict=True)], _BATCHES),
     )
 
@@ -214,5 +252,7 @@ def quiet() -> tuple[History, ...]:
         _history(_FALLING, [1.0] * 120),  # healthy
         _history([1e-3 if i != 80 else 0.1 for i in range(120)], [0.01] * 120),  # converged
         _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120, 20.0),  # steps too long
+        _history([1e-3 + 0.1 * (norm > 1) for norm in _BATCHES], _BATCHES),  # converged: doubtful samples
+        _history([60.0 if i % 40 in (35, 36) else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),  # thrown
         _history([2.3, 2.2, 90.0, 2.1, 2.0] * 4, [1.0] * 20),  # too early
     )

@@ -73,3 +73,32 @@ def test_runs_that_stall_for_other_reasons_are_quiet() -> None:
     assert not train(covariate_shift, model, sgd(model, 0.05), 150, digits(noise=1.0))[0]
     model = mlp()
     assert not train(covariate_shift, model, sgd(model, 1e-3), 60, batch=4)[0]
+
+
+class Routed(nn.Module):
+    """Each row goes to one of six experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(64, 6)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 10)) for _ in range(6)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        share, chosen = self.gate(x).softmax(1).max(1)
+        out = x.new_zeros(len(x), 10)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero().squeeze(1)
+            if len(rows):
+                out = out.index_add(0, rows, share[rows].unsqueeze(1) * expert(x[rows]))
+        return out
+
+
+def test_quiet_on_experts_that_get_other_samples_each_time() -> None:
+    torch.manual_seed(0)
+    model = Routed()
+    inputs, _ = digits()
+    labels = torch.randint(0, 10, (len(inputs),))
+    findings, _ = train(covariate_shift, model, sgd(model, 0.01), 80, (inputs, labels), batch=16)
+    assert not findings

@@ -90,3 +90,48 @@ def test_not_said_of_steps_that_are_too_long() -> None:
     monitor.diagnose()
     monitor.close()
     assert not monitor.findings
+
+
+def test_a_broken_sensor_that_comes_back_is_named_whatever_its_steps() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule], every=50)
+    for step in range(1, 131):
+        x = torch.randn(32, 8, generator=generator)
+        y = x[:, :1].sin() + x[:, 1:2] * 0.5
+        x[0] += 100 * torch.randn(8, generator=generator) * (step in (28, 61, 97))
+        loss = F.mse_loss(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    monitor.diagnose()
+    monitor.close()
+    (found,) = monitor.findings
+    assert "steps (28, 61, 97)" in found.message
+
+
+def test_quiet_where_doubtful_samples_stand_out_of_a_converged_run() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    angle = torch.linspace(0, 12.56, 1200)
+    x = (1 + (torch.arange(1200) % 2)[:, None]) * torch.stack((angle.cos(), angle.sin()), 1) + 0.1 * torch.randn(
+        1200, 2
+    )
+    parts: list[nn.Module] = []
+    for before in (2, 32, 32):
+        parts += [nn.Linear(before, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU()]
+    model = nn.Sequential(*parts, nn.Linear(32, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule], every=2)
+    for _ in range(250):
+        chosen = torch.randint(0, 1200, (64,))
+        loss = F.cross_entropy(model(x[chosen]), chosen % 2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        monitor.diagnose()
+    monitor.close()
+    assert not monitor.findings

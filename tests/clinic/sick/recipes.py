@@ -191,7 +191,6 @@ def four_windows_of_a_noisy_series(fault: bool) -> Program:
     steps=240,
     by=120,
     bound=2.0,
-    miss="named by a symptom alone when it was first measured",
 )
 def glitch_of_a_sensor(fault: bool) -> Program:
     """Every forty steps a window holds a voltage of the power supply, sixty times the signal."""
