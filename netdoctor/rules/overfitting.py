@@ -25,6 +25,7 @@ def overfitting(
     sigmas: float = 4.0,  # standard deviations of the noise from pass to pass
     gap: float = 1 / 3,  # of the gain of training, that validation lacks; healthy runs lack 0.1 at most
     heart: float = 0.05,  # of the constant prediction's loss: below, the training set is known by heart
+    wide: float = 0.5,  # of the same, that it lacks before that and does not catch up: a healthy run 0.4, and falling
 ) -> Iterator[Evidence | Skipped]:
     """Validation loss rises, or stays where it is, while the training set is learned by heart.
 
@@ -33,7 +34,8 @@ def overfitting(
     against the best pass: the last three must all be worse by 4 standard deviations of the noise from pass to pass and
     by a tenth of what the best pass gained over a constant prediction. The training loss must be lower than at the best
     pass, and lower than the validation loss. Or the training loss is almost nothing, validation lacks a third of what
-    training gained, and has not improved over the last half of the passes.
+    training gained, and has not improved over the last half of the passes. Or, before that, it lacks half of it, and
+    hardly improved meanwhile.
 
     ## Why it matters
     From the best step on the model gets worse on data it has not seen; what it still learns is the training set.
@@ -49,7 +51,7 @@ def overfitting(
     if len(values) < patience + 1 or run is None:
         yield Skipped(UNTOLD if run is None else f"fewer than {patience + 1} validation losses")
         return
-    evidence = _rising(history, run, patience, worse, sigmas) or _by_heart(history, run, patience, gap, heart)
+    evidence = _rising(history, run, patience, worse, sigmas) or _by_heart(history, run, patience, gap, heart, wide)
     if evidence is not None:
         yield evidence
 
@@ -85,23 +87,27 @@ def _rising(history: History, run: Progress, patience: int, worse: float, sigmas
     )
 
 
-def _by_heart(history: History, run: Progress, patience: int, gap: float, heart: float) -> Evidence | None:
-    """Training has nothing left to learn, and validation has stopped far above it."""
+def _by_heart(history: History, run: Progress, patience: int, gap: float, heart: float, wide: float) -> Evidence | None:
+    """Training has nothing left to learn, or no more than what does not help, and validation has stopped far above."""
     steps, values = history.series("val_loss")
     own = history.series("val_constant_loss")[1]
     middle = len(values) // 2
-    if run.constant is None or not len(own) or middle < patience or run.recent > heart * run.constant:
+    if run.constant is None or not len(own) or middle < patience:
         return None
     last = float(np.mean(values[-patience:]))
     lack = last / float(own[-1]) - run.recent / run.constant
-    if lack < gap or values[middle:].min() < values[:middle].min() - 0.02 * own[-1]:
+    known = run.recent <= heart * run.constant
+    better = float(values[:middle].min() - values[middle:].min()) / float(own[-1])
+    bound = gap if known else wide
+    if lack < bound or better > (0.02 if known else 0.1 * lack):
         return None
     best = int(np.argmin(values))
+    since = f"without a gain since step {steps[best]}" if known else f"{last - run.recent:.3g} above"
     return Evidence(
         f"The training loss is {run.recent:.3g}, and validation stays at {last:.3g} ({own[-1]:.3g} for a constant "
-        f"prediction), without a gain since step {steps[best]}: the training set is known by heart.",
+        f"prediction), {since}: the training set is {'known' if known else 'learned'} by heart.",
         readings=(
-            Reading("share of the gain that validation lacks", lack, gap, "", (int(steps[middle]), run.steps)),
+            Reading("share of the gain that validation lacks", lack, bound, "", (int(steps[middle]), run.steps)),
             Reading("validation loss, last passes", last, None, "loss", (int(steps[-patience]), int(steps[-1]))),
             Reading("training loss", run.recent, heart * run.constant, "loss", (int(steps[middle]), run.steps)),
         ),
@@ -171,6 +177,7 @@ def fires() -> tuple[History, ...]:
     return (
         _history(_FALLING, [1.6, 1.3, 1.2, 1.25, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]),
         _history(_FALLING, [1.5, 2.4, 2.6, 2.7, 2.8]),
+        _history([2.3 * 0.98**i for i in range(100)], [2.2, 2.2, 2.15, 2.15, 2.15, 2.2, 2.1, 2.15, 2.12, 2.14]),
         _history([2.3 * 0.9**i for i in range(100)], [1.9, 1.4, 1.15, 1.1, 1.1, 1.09, 1.1, 1.11, 1.12, 1.1]),
     )
 
@@ -181,5 +188,6 @@ def quiet() -> tuple[History, ...]:
         _history(_FALLING, [1.9, 1.4, 1.1, 0.8, 0.6, 0.5, 0.4, 0.35, 0.31, 0.3]),  # healthy
         _history(_FALLING, [0.3, 0.1, 0.05, 0.06, 0.07, 0.06, 0.08, 0.07, 0.08, 0.08]),  # converged: worse by little
         _history(_FALLING, [1.9, 1.2, 0.6, 1.1, 0.5, 1.2, 0.7, 1.0, 0.6, 1.1]),  # a small, noisy validation set
+        _history([2.3 * 0.98**i for i in range(100)], [2.25, 2.2, 2.15, 2.1, 2.05, 2.0, 1.9, 1.7, 1.5, 1.3]),  # lags
         _history([2.3] * 20, [1.0, 1.2]),  # too early
     )

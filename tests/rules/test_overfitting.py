@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import netdoctor
 from netdoctor.rules.overfitting import overfitting as rule
 from tests.rules.training import digits, mlp, train
 
@@ -39,3 +40,35 @@ def test_quiet_on_healthy_runs_and_small_validation_sets(seed: int) -> None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         data, validation = (inputs[:1400], targets[:1400]), (inputs[1400:end], targets[1400:end])
         assert not train(rule, model, optimizer, 300, data, validation=validation)[0]
+
+
+def test_a_row_of_weights_for_each_sample_is_found_before_all_is_known_by_heart() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    x, y = torch.randn(500, 6), torch.randn(500, 1)
+    y += 0.4 * x[:, :1]
+
+    class Indexed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.body = nn.Embedding(500, 8), nn.Linear(14, 1)
+
+        def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.body(torch.cat((x[numbers], self.rows(numbers)), 1))
+            return out
+
+    model = Indexed()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule], every=5)
+    for step in range(1, 301):
+        chosen = torch.randint(0, 400, (40,))
+        loss = nn.functional.mse_loss(model(chosen), y[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 0:
+            with torch.no_grad():
+                nn.functional.mse_loss(model(torch.arange(400, 500)), y[400:])
+    findings = monitor.diagnose().findings
+    monitor.close()
+    assert findings

@@ -57,7 +57,6 @@ def missing_values_as_minus_9999(fault: bool) -> Program:
     steps=300,
     by=250,
     bound=0.75,
-    miss="missed when it was first measured; why is not known yet",
 )
 def row_numbers_as_a_feature(fault: bool) -> Program:
     """The index of the frame was left in: a row of an embedding for each row of the table."""

@@ -66,7 +66,7 @@ def _wrong_tags(model: nn.Module, task: Data) -> float:
     steps=200,
     by=120,
     bound=0.7,
-    miss="missed when it was first measured; why is not known yet",
+    miss="overfitting is said: unless one knows how often a sample was seen, labels of noise by heart look the same",
 )
 def vocabulary_built_anew_for_validation(fault: bool) -> Program:
     model = Tagger()
