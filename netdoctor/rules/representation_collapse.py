@@ -26,6 +26,7 @@ def representation_collapse(
     varied: float = 0.3,  # the same of the input: less is a batch that is alike from the start
     fall: float = 3.0,  # × by which it must have fallen
     flat: float = 2.5,  # dimensions in which an embedding is a line, where its spread is as large as ever
+    line: tuple[float, float] = (1.5, 0.25),  # dimensions and spread, where losses of angles let all sizes grow
     code: float = 0.04,  # of a code's mean against its noise: 8e-4 nats a unit; healthy codes begin at 0.05 and rise
     lost: float = 0.5,  # of the dimensions over attention without shortcuts; with them they grow
     samples: int = 3,  # readings that must agree
@@ -60,7 +61,7 @@ def representation_collapse(
     if 0 < history.facts.batch < batch:
         yield Skipped(f"batches of {history.facts.batch} may be alike by chance")
         return
-    found = _outputs_alike(history, alike, varied, fall, flat, samples)
+    found = _outputs_alike(history, alike, varied, fall, flat, line, samples)
     if found is None and history.step >= patience:
         found = _code_unused(history, code, fall, samples)
     if found is None:
@@ -72,7 +73,13 @@ def representation_collapse(
 
 
 def _outputs_alike(
-    history: History, alike: float, varied: float, fall: float, flat: float, samples: int
+    history: History,
+    alike: float,
+    varied: float,
+    fall: float,
+    flat: float,
+    line: tuple[float, float],
+    samples: int,
 ) -> Evidence | None:
     """Outputs that no target asks for, the same for inputs that differ."""
     facts = history.facts
@@ -86,26 +93,30 @@ def _outputs_alike(
     given = "activation" if first.kind == "embedding" else "input"
     shares = {end: _share(history, "activation", end.name)[-samples:] for end in ends}
     largest = {end: float(share.max(initial=0.0)) for end, share in shares.items()}
-    if any(len(share) < samples or not largest[end] <= alike for end, share in shares.items()):
+    ranks, now = history.first("effective_rank"), history.latest("effective_rank")
+    lines = {end: now.get(end.name, np.inf) <= min(line[0], ranks.get(end.name, 0.0) / fall) for end in ends}
+    if any(len(s) < samples or not largest[end] <= (line[1] if lines[end] else alike) for end, s in shares.items()):
         return None
     if not float(_share(history, given, first.name)[-samples:].min(initial=1.0)) >= varied:
         return None
-    signals, ranks = history.first("activation_signal"), history.first("effective_rank")
+    signals = history.first("activation_signal")
     for end in ends:
         start = float(_share(history, "activation", end.name)[0])
         signal = float(history.series("activation_signal", end.name)[1][-samples:].max())
-        rank = history.latest("effective_rank").get(end.name, np.inf)
+        rank = now.get(end.name, np.inf)
         thin = rank <= min(flat, ranks.get(end.name, 0.0) / fall)
-        if end.units < 2 or start < fall * largest[end] or signal > 2 * signals[end.name]:
+        if end.units < 2 or start < fall * largest[end] or (signal > 2 * signals[end.name] and not lines[end]):
             continue
         if signal > signals[end.name] / (fall + 1) and not thin:
             continue
         dimensions = f", in {rank:.2g} dimensions instead of {ranks[end.name]:.2g}" if thin else ""
+        bound = line[1] if lines[end] else alike
+        told = "All answers lie along a line" if largest[end] > alike else "All inputs get nearly the same answer"
         return Evidence(
-            message=f"All inputs get nearly the same answer: of the size of the output of {spoken(end.name)} "
+            message=f"{told}: of the size of the output of {spoken(end.name)} "
             f"{largest[end]:.1%} vary over the batch, {start:.0%} at the start{dimensions}.",
             layers=(end.name,),
-            readings=(Reading(f"spread over size of the output of {end.name}", largest[end], alike),),
+            readings=(Reading(f"spread over size of the output of {end.name}", largest[end], bound),),
             confidence=0.9,
             remedies=_apart(facts),
         )
@@ -249,12 +260,17 @@ _ATTENTION = tuple(
 )
 
 
-def _embedding(shares: list[float], facts: Facts = _EMBEDDING) -> History:
-    ones = [1.0] * len(shares)
-    signals, sizes = {"0": ones, "2": shares}, {"0": ones, "2": ones}
-    rank = {"0": [9.0] * len(shares), "2": [9.0] * len(shares)}
+def _embedding(
+    shares: list[float], facts: Facts = _EMBEDDING, size: float = 1.0, rank: tuple[float, float] = (9.0, 9.0)
+) -> History:
+    """``size`` and ``rank`` at the end."""
+    count = len(shares)
+    sizes = np.linspace(1.0, size, count).tolist()
+    signals = {"0": [1.0] * count, "2": (np.array(shares) * sizes).tolist()}
+    ranks = {"0": [9.0] * count, "2": np.linspace(*rank, count).tolist()}
+    rms = {"0": [1.0] * count, "2": sizes}
     return History.of(
-        facts, activation_signal=signals, activation_rms=sizes, input_signal=sizes, input_rms=sizes, effective_rank=rank
+        facts, activation_signal=signals, activation_rms=rms, input_signal=rms, input_rms=rms, effective_rank=ranks
     )
 
 
@@ -277,6 +293,7 @@ def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _embedding([0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02]),
+        _embedding([0.6, 0.5, 0.4, 0.2, 0.19, 0.18, 0.17], size=10.0, rank=(9.0, 1.1)),
         _coded([0.15, 0.1, 0.06, 0.02, 0.02, 0.01, 0.01, 0.01]),
         _attended(residual=False, rank=1.3),
     )
@@ -289,6 +306,7 @@ def quiet() -> tuple[History, ...]:
         _embedding([0.3, 0.1, 0.09, 0.09, 0.2, 0.4, 0.5]),  # for a while only
         _embedding([0.05] * 7),  # from the start: an offset
         _embedding([0.6, 0.05]),  # too early
+        _embedding([0.6, 0.5, 0.4, 0.2, 0.19, 0.18, 0.17], size=10.0, rank=(9.0, 4.0)),
         _embedding(
             [0.6, 0.3, 0.1, 0.05, 0.04, 0.03, 0.02],
             _EMBEDDING.with_changes(loss=Loss("mse", ("Mse",), targets=(64, 32))),

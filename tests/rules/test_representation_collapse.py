@@ -154,3 +154,22 @@ def test_inputs_that_are_alike_need_no_different_answers():
 @pytest.mark.parametrize("history", fires())
 def test_each_disease_is_told_once(history: History):
     assert len([each for each in representation_collapse(history) if isinstance(each, Evidence)]) == 1
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_angles_between_views_with_a_gradient_into_both_leave_a_line(stopped: bool) -> None:
+    body, predictor = encoder(), nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+    slow = encoder()
+
+    def angle(x: Tensor, step: int) -> Tensor:
+        left, right = views(x)
+        if not stopped:
+            return 1 - F.cosine_similarity(body(left), body(right)).mean()
+        with torch.no_grad():
+            for own, other in zip(slow.parameters(), body.parameters(), strict=True):
+                own.lerp_(other, 0.02)
+            aim = slow(right)
+        return 1 - F.cosine_similarity(predictor(body(left)), aim - aim.mean(0)).mean()
+
+    found = findings(nn.Sequential(body, predictor) if stopped else body, angle, 120)
+    assert bool(found) != stopped

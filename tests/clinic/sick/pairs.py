@@ -330,7 +330,6 @@ def both_factors_of_an_adapter_zero(fault: bool) -> Program:
     steps=250,
     by=125,
     bound=0.75,
-    miss="missed when it was first measured; why is not known yet",
 )
 def target_without_stop_of_the_gradient(fault: bool) -> Program:
     """Two views, one network, no predictor, and a gradient into both: the answer that all have in common wins."""
