@@ -39,6 +39,8 @@ class Layer:
         batch: Extent of the first dimension of its output at its first call; 0 where unknown.
         rate: Probability with which it drops a unit: of dropout layers, and of dropout inside recurrent layers and
             attention.
+        time_first: Whether it takes the first dimension for the time or the sequence: recurrent layers and attention
+            without ``batch_first``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Layer:
     dtype: str = ""
     batch: int = 0
     rate: float = 0.0
+    time_first: bool = False
 
 
 @dataclass(frozen=True)

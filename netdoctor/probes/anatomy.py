@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from torch import nn
@@ -156,7 +157,9 @@ def describe_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
         fan_in, fan_out, units = fans(module)
         kind = layer_kind(module)
         function, rate = activation_function(module), dropout_rate(module) or inner_dropout(module)
-        layers.append(Layer(name, kind, type(module).__name__, function, fan_in, fan_out, units, rate=rate))
+        first = kind in ("recurrent", "attention") and getattr(module, "batch_first", True) is False
+        described = Layer(name, kind, type(module).__name__, function, fan_in, fan_out, units, rate=rate)
+        layers.append(replace(described, time_first=first))
     return tuple(layers)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netdoctor.facts import Facts
+from netdoctor.facts import Facts, Layer, Loss, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
 
+CAUSED = ("vanishing-gradient", "covariate-shift", "overfitting", "loss-plateau", "not-learning", "class-collapse")
 
-@rule(Severity.WARNING)
+
+@rule(Severity.WARNING, explains=CAUSED)
 def mixed_samples(
     history: History,
     *,
@@ -20,7 +22,9 @@ def mixed_samples(
 
     ## What it looks at
     In evaluation mode, the change of the first sample's answer when the other samples of its batch change places, over
-    the spread of the answers. Only `netdoctor.checkup` measures it: it takes two further passes.
+    the spread of the answers. Only `netdoctor.checkup` measures it: it takes two further passes. In every training:
+    whether a recurrent layer or attention without ``batch_first`` takes for time a dimension that is as long as the
+    batch of the model's input and of the targets, while the other one is not.
 
     ## Why it matters
     A `view` in place of `transpose`, a softmax or a mean over the wrong dimension make samples share what they should
@@ -28,11 +32,15 @@ def mixed_samples(
 
     ## When it is wrong
     Where the rows of a batch belong together: nodes of a graph, points of a set, steps of a sequence in the first
-    dimension.
+    dimension. Attention between the rows of a table may be wanted.
 
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("use backprop to chart dependencies").
     """
+    along = _along_the_batch(history.facts)
+    if along:
+        yield _taken_for_time(history.facts, along)
+        return
     steps, values = history.series("sample_mixing")
     if not len(values):
         yield Skipped("only checkup() measures it")
@@ -50,6 +58,44 @@ def mixed_samples(
         )
 
 
+def _along_the_batch(facts: Facts) -> tuple[Layer, ...]:
+    """Layers that read from sample to sample."""
+    targets = facts.loss.targets
+    if not targets or targets[0] != facts.batch or facts.batch < 2:
+        return ()
+    return tuple(
+        layer
+        for layer in facts.layers
+        if layer.time_first
+        and layer.batch == facts.batch
+        and layer.samples // layer.batch not in (1, *targets)  # there, time may come first in the targets, too
+    )
+
+
+def _taken_for_time(facts: Facts, layers: tuple[Layer, ...]) -> Evidence:
+    first = layers[0]
+    others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+    return Evidence(
+        message=f"{spoken(first.name)}{others}: the first of its dimensions, {first.batch} and "
+        f"{first.samples // first.batch}, is the batch, and is taken for time, as batch_first is False",
+        layers=tuple(layer.name for layer in layers),
+        readings=(
+            Reading("extent of what is taken for time", float(first.batch)),
+            Reading("targets", float(facts.loss.targets[0])),
+        ),
+        confidence=0.9,
+        remedies=(
+            Remedy(
+                "Tell the layer that the batch comes first",
+                "\n".join(f'model.get_submodule("{layer.name}").batch_first = True' for layer in layers)
+                + f"\n# or where it is made: nn.{first.type}(…, batch_first=True)",
+                f"PyTorch documentation, nn.{first.type}",
+                "each sample is read along its own time",
+            ),
+        ),
+    )
+
+
 def _look(facts: Facts) -> Remedy:
     return Remedy(
         "Look for operations over the first dimension: view() in place of transpose(), softmax(0), mean(0)",
@@ -60,9 +106,15 @@ def _look(facts: Facts) -> Remedy:
     )
 
 
+def _sequences(time_first: bool, targets: tuple[int, ...], batch: int = 64) -> History:
+    """64 sequences of 6 steps."""
+    layer = Layer("lstm", "recurrent", "LSTM", called=True, samples=384, batch=batch, time_first=time_first)
+    return History.of(Facts(layers=(layer,), loss=Loss("cross-entropy", targets=targets), batch=batch), loss=[1.8])
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
-    return (History.of(Facts(), sample_mixing=[0.4]),)
+    return (History.of(Facts(), sample_mixing=[0.4]), _sequences(True, (64,)))
 
 
 def quiet() -> tuple[History, ...]:
@@ -70,4 +122,8 @@ def quiet() -> tuple[History, ...]:
     return (
         History.of(Facts(), sample_mixing=[2e-6]),  # healthy: rounding
         History.of(Facts(), loss=[2.3]),  # not measured
+        _sequences(False, (64,)),
+        _sequences(True, (64,), batch=6),  # time comes first
+        _sequences(True, (6, 64), batch=6),  # in the targets, too
+        _sequences(True, (384,)),  # a target each step
     )
