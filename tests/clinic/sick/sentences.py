@@ -233,7 +233,7 @@ def decoder_tied_to_wide_embeddings(fault: bool) -> Program:
     steps=240,
     by=120,
     bound=0.35,
-    miss="missed when it was first measured; why is not known yet",
+    miss="a function that drops leaves no trace in evaluation, and both losses suffer alike",
 )
 def dropout_as_a_function(fault: bool) -> Program:
     """F.dropout drops in evaluation too unless it is told not to."""
@@ -290,7 +290,6 @@ def layer_norm_over_one_feature(fault: bool) -> Program:
     steps=200,
     by=100,
     bound=0.35,
-    miss="said as a note, where a warning is due",
 )
 def scores_multiplied_by_the_root(fault: bool) -> Program:
     """Scores times √width where they were to be divided by it, over queries that a norm keeps at unit variance."""
