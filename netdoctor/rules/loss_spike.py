@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def loss_spike(
     history: History,
     *,
     jump: float = 5.0,  # × the largest loss of the 50 steps before; 210 healthy runs: 2.8
-    rise: float = 0.5,  # of what there is to lose: jumps of a loss near 0 do no harm
+    rise: float = 1.0,  # of what there is to lose: less does not throw away all that was learned
     window: int = 50,  # steps before that tell what is usual
     calm: float = 0.5,  # promise of the steps before over that of stable ones: above, they were too long already
     pull: float = 7.0,  # × the median gradient norm of the samples around; 210 healthy runs: 8, once
@@ -185,7 +186,7 @@ def _recurring(
     if len(norms) < 4 * least or history.table("loss").stride > 1:
         return None
     usual, (apart, floor, rise) = float(np.median(norms)), bounds
-    hits = []
+    hits, places = [], []  # of samples: a start that all share fills several in a row
     for place in np.flatnonzero((norms > pull * usual) & (when > START)):
         around = norms[max(0, place - 10) : place + 11]
         row = int(np.searchsorted(steps, when[place]))
@@ -195,8 +196,9 @@ def _recurring(
         middle, spread = float(np.median(near)), float(np.median(np.abs(np.diff(near)))) / 0.954
         if losses[row] > middle + max(sigmas * spread, apart if middle > floor else rise) > 0:
             hits.append((int(when[place]), float(losses[row]), middle))
-    single = [hit for i, hit in enumerate(hits) if not i or hit[0] - hits[i - 1][0] > 1]
-    if len(single) < least or 4 * len(hits) > len(norms) or not _calm(history, hits[-1][0], calm):
+            places.append(int(place))
+    apart_in_time = 1 + sum(later - place > 1 for place, later in pairwise(places))
+    if not hits or apart_in_time < least or 4 * len(hits) > len(norms) or not _calm(history, hits[-1][0], calm):
         return None
     return _Spikes(
         tuple(hit[0] for hit in hits), max(hit[1] for hit in hits), float(np.median([hit[2] for hit in hits])), True
