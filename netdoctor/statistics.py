@@ -168,6 +168,7 @@ MEASURED = (
     Statistic("target_std", "y", "run", "standard deviation of a regression's targets, rms over its columns"),
     Statistic("target_evenness", "", "run", "entropy of targets 0, 1, 2 … of what is possible; 0 for others"),
     Statistic("uninformed_loss", "loss", "run", "loss of an output that knows nothing: equal shares, or zero"),
+    Statistic("rootless_loss", "", "run", "1 where backward() began at a tensor that nothing was computed into"),
     Statistic("accuracy", "", "run", "share of the batch's targets that are predicted"),
     Statistic("largest_predicted_share", "", "run", "share of the class that the batch's predictions favour"),
     Statistic("batch_class_share", "", "run", "share of the class that is most frequent in the batch"),

@@ -232,6 +232,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "model_input_mean",
         "model_input_std",
         "residual_agreement",
+        "rootless_loss",
         "replica_spread",
         "val_constant_loss",
         "val_accuracy",

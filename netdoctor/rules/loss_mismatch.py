@@ -38,9 +38,9 @@ def loss_mismatch(
     """The loss fits another kind of target, or another kind of output, than it is given.
 
     ## What it looks at
-    Cross-entropy of a single output; "probabilities" of classes that do not sum to 1 where the loss picks one of them;
-    several labels a sample under one softmax; one-hot targets under an absolute error, or under squares behind a
-    softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output, which are class indices.
+    Cross-entropy of a single output; kl_div of what is no logarithm; "probabilities" of classes that do not sum to 1
+    where the loss picks one of them; several labels a sample under one softmax; one-hot targets under an absolute
+    error, or under squares behind a softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output, which are class indices.
 
     ## Why it matters
     Such a loss can fall without the task being learned. Cross-entropy of one output is 0 for every input; where nothing
@@ -85,6 +85,14 @@ def loss_mismatch(
             f"{many:.0%} of the targets have several labels, but the softmax of a cross-entropy makes labels compete",
             Reading("share of targets with several labels", many, several),
             _BINARY,
+        )
+    elif loss.kind == "kl-div" and functions[-1:] == ("softmax",) and head(loss).meets in _DIVERGING:
+        yield _evidence(
+            history,
+            "kl_div is given probabilities where it takes their logarithms: its gradient no longer depends on how far "
+            "the answer is from the target",
+            Reading("softmax without a logarithm before kl_div", 1.0, 0.0),
+            _LOGARITHMS,
         )
     elif loss.kind in ("mse", "l1", "smooth-l1") and flags is not None and flags >= one_hot:
         bounded = functions[-1:] in (("softmax",), ("sigmoid",))
@@ -136,6 +144,13 @@ _BINARY = Remedy(
     source="PyTorch documentation, nn.BCEWithLogitsLoss; Bishop 2006, section 4.3.2",
     effect="several labels can be right at once, and one output can be wrong",
 )
+_LOGARITHMS = Remedy(
+    action="Give kl_div the logarithms of the model's probabilities",
+    code='loss = F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean")  # target: probabilities',
+    source="PyTorch documentation, nn.KLDivLoss (input in log-space)",
+    effect="the loss is a divergence: least, and 0, where both distributions are equal",
+)
+_DIVERGING = ("MulBackward0", "KlDivBackward0")  # what takes the first argument of kl_div
 _SQUARES = Remedy(
     action="Use the squared error for a quantity, the binary cross-entropy for a yes or no",
     code="loss = F.mse_loss(output, y)  # of equal shapes\n"
@@ -154,6 +169,7 @@ def _history(kind: str, *nodes: str, extent: int = 10, **readings: float) -> His
 
 
 _NLL, _LOG, _SOFT, _SUB = "NllLossBackward0", "LogSoftmaxBackward0", "SoftmaxBackward0", "SubBackward0"
+_KL = ("DivBackward0", "SumBackward0", "SubBackward0", "MulBackward0")
 
 
 def fires() -> tuple[History, ...]:
@@ -165,6 +181,7 @@ def fires() -> tuple[History, ...]:
             "cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.7
         ),
         _history("l1", "MeanBackward0", "AbsBackward0", _SUB, one_hot_share=1.0),
+        _history("kl-div", *_KL, _SOFT),
         _history("mse", "MseLossBackward0", _SOFT, one_hot_share=1.0),
         _history("mse", "MseLossBackward0", target_evenness=0.99, target_high=9.0),
     )
@@ -177,6 +194,7 @@ def quiet() -> tuple[History, ...]:
         _history(
             "cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.0
         ),
+        _history("kl-div", *_KL, _LOG),
         _history("mse", "MseLossBackward0", one_hot_share=1.0),  # squares without softmax
         _history("mse", "MseLossBackward0", "SigmoidBackward0", one_hot_share=1.0),  # a note
         _history("mse", "MseLossBackward0", target_evenness=1.0, target_high=1.0),  # two classes

@@ -103,7 +103,6 @@ def ten_sigmoids_around_a_code(fault: bool) -> Program:
     steps=100,
     by=50,
     bound=0.5,
-    miss="missed when it was first measured; why is not known yet",
 )
 def loss_wrapped_in_a_new_tensor(fault: bool) -> Program:
     """Autograd complained that something does not require a gradient, and so it was told to."""

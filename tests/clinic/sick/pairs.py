@@ -115,7 +115,6 @@ def _taught(task: data.Data) -> nn.Module:
     steps=200,
     by=50,
     bound=1.1,
-    miss="missed when it was first measured; why is not known yet",
 )
 def divergence_of_probabilities(fault: bool) -> Program:
     """kl_div wants logarithms as its first argument; given probabilities it rewards the largest of them."""
