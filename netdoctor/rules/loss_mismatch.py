@@ -40,7 +40,8 @@ def loss_mismatch(
     ## What it looks at
     Cross-entropy of a single output; kl_div of what is no logarithm; "probabilities" of classes that do not sum to 1
     where the loss picks one of them; several labels a sample under one softmax; one-hot targets under an absolute
-    error, or under squares behind a softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output, which are class indices.
+    error, or under squares behind a softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output,
+    which are class indices.
 
     ## Why it matters
     Such a loss can fall without the task being learned. Cross-entropy of one output is 0 for every input; where nothing

@@ -144,7 +144,6 @@ class _Dense(nn.Module):
     steps=150,
     by=5,
     bound=1.0,
-    miss="missed when it was first measured; why is not known yet",
 )
 def own_layers_of_unit_normal_weights(fault: bool) -> Program:
     model = nn.Sequential(
