@@ -177,6 +177,7 @@ MEASURED = (
     Statistic("several_labels_share", "", "run", "share of targets with several ones, where a loss weighs classes"),
     Statistic("largest_class_share", "", "run", "share of the most frequent class in the targets seen so far"),
     Statistic("smallest_class_share", "", "run", "share of the rarest class in the targets seen so far"),
+    Statistic("weighed_ones_share", "", "run", "share of ones in yes-or-no targets so far, as the loss weighs them"),
     Statistic("target_low", "y", "run", "least target of the batch, where values are compared"),
     Statistic("target_high", "y", "run", "largest target of the batch, where values are compared"),
     Statistic("output_low", "y", "run", "least prediction of the batch, where values are compared"),

@@ -316,6 +316,7 @@ def describe_loss(path: Path) -> Loss:
         classes=classes,
         broadcast=prod(outputs) > prod(predicted) > 0 if predicted else False,
         elements=_elements(path),
+        sharpness=_sharpness(path),
         summed=reduction == 2 or (reduction == 0 and "SumBackward0" in names),
     )
 
@@ -365,6 +366,22 @@ def _elements(path: Path) -> int:
         return 0
     sizes = getattr(path.nodes[0], "_saved_self_sym_sizes", None)
     return prod(sizes) if sizes is not None and path.names[0] in ("MeanBackward0", "SumBackward0") else 0
+
+
+def _sharpness(path: Path) -> float:
+    """Product of the numbers that multiply what a cross-entropy takes for logits, right before it does."""
+    factor, names = 1.0, path.names
+    for node in path.nodes[names.index("LogSoftmaxBackward0") + 1 :] if "LogSoftmaxBackward0" in names else ():
+        name = node.name()
+        if name in ("MulBackward0", "DivBackward0"):
+            number = node._saved_other
+            if number is None or number.ndim or number.requires_grad or number.device.type != "cpu":
+                break
+            value = float(number)
+            factor = factor * value if name == "MulBackward0" else factor / value if value else factor
+        elif name not in RESHAPING:
+            break
+    return factor
 
 
 def _softmax(path: Path) -> tuple[int, int]:

@@ -163,6 +163,7 @@ class Targets:
         self.described = {
             "largest_class_share": torch.maximum(p, 1 - p).max(),
             "smallest_class_share": torch.minimum(p, 1 - p).min(),
+            "weighed_ones_share": weights.mean() / total.mean(),
         }
         return entropy, math.log(2) if positive is None else math.log(2) * total.mean()
 

@@ -28,6 +28,8 @@ def class_imbalance(
     patience: int = 20,  # steps: an untrained model, too, often answers with one class
     patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
     batches: int = 3,  # of targets at least
+    rare_answers: float = 0.9,  # share of the rarer answer in those to several labels, and in the weight of the targets
+    patience_labels: int = 60,  # steps, of several labels a sample
     in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
 ) -> Iterator[Evidence | Skipped]:
     """One class is far more frequent in the targets, in all batches or in each by turns, and takes all predictions.
@@ -43,8 +45,8 @@ def class_imbalance(
 
     ## When it is wrong
     Rare classes may be rare on purpose, and accuracy all that counts. Segmentation and tagging, where the background
-    comes first, are given more steps. Several labels a sample and language are not judged. As soon as the rare classes
-    are predicted, nothing is said.
+    comes first, are given more steps. Several labels a sample are judged only where the weights of the loss ask for the
+    rarer answer, and language is not. As soon as the rare classes are predicted, nothing is said.
 
     ## References
     He & Garcia 2009, Learning from imbalanced data. Buda et al. 2018, A systematic study of the class imbalance problem
@@ -58,7 +60,7 @@ def class_imbalance(
         return
     binary = loss.kind.startswith("binary")
     if binary and prod(loss.outputs[1:]) > 1:
-        yield Skipped("several labels a sample")
+        yield _outvoted(history, rare_answers, patience_labels) or Skipped("several labels a sample")
         return
     classes = 2 if binary else max(loss.classes, loss.softmax_extent)
     share, favoured = float(shares[-1]), float(np.median(predicted[-5:])) if len(predicted) else 0.0
@@ -94,6 +96,30 @@ def class_imbalance(
         confidence=0.95 if single else 0.85,
         severity=Severity.ERROR if single and share > 1 - 1e-6 else None,
         remedies=(_look(), _weigh(binary, rare)) if single else (_weigh(binary, rare), _sample()),
+    )
+
+
+def _outvoted(history: History, answers: float, patience: int) -> Evidence | None:
+    """Answers to several labels a sample that are all the rarer one, for which the weights of the loss ask."""
+    names = ("accuracy", "batch_class_share", "batch_class", "largest_predicted_share", "weighed_ones_share")
+    seen = {name: history.series(name)[1][-5:] for name in names}
+    if history.step < patience or any(len(values) < 5 for values in seen.values()):
+        return None
+    right, frequent, ones, favoured, weighed = (float(np.median(seen[name])) for name in names)
+    weighed = 1 - weighed if ones else weighed
+    if favoured < answers or weighed < answers or frequent < 0.6 or right > 1 - frequent + 0.1:
+        return None
+    return Evidence(
+        message=f"{favoured:.0%} of the answers are the same, and the rarer one: {right:.0%} of them are right, where "
+        f"the other would be right in {frequent:.0%}. The loss gives {weighed:.0%} of the weight to the rarer one",
+        layers=last_layers(history.facts),
+        readings=(
+            Reading("share of right answers", right, frequent),
+            Reading("share of the same answer in the predictions", favoured, answers),
+            Reading("share of the rarer answer in the targets, as the loss weighs it", weighed, answers),
+        ),
+        confidence=0.9,
+        remedies=(_weigh(True, frequent if ones else 1 - frequent),),
     )
 
 
@@ -189,6 +215,21 @@ def _turns(share: float, batch: float, classes: int = 3) -> History:
     return history
 
 
+def _labels(right: float, favoured: float, weighed: float) -> History:
+    nodes = ("BinaryCrossEntropyWithLogitsBackward0",)
+    what = Loss("binary-cross-entropy-with-logits", nodes, (32, 8), (32, 8), (32, 8), layer="fc")
+    return History.of(
+        Facts(layers=(Layer("fc", "linear", called=True),), loss=what, batch=32),
+        loss=[3.0] * 100,
+        largest_class_share=[0.99] * 100,
+        weighed_ones_share=[weighed] * 100,
+        batch_class=[0.0] * 100,
+        largest_predicted_share=[favoured] * 100,
+        batch_class_share=[0.74] * 100,
+        accuracy=[right] * 100,
+    )
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
@@ -196,6 +237,7 @@ def fires() -> tuple[History, ...]:
         _history(0.8, 1.0, 10),
         _history(1.0, 1.0, 10, 12),
         _turns(0.3, 1.0),  # sorted
+        _labels(0.28, 0.97, 0.98),
     )
 
 
@@ -208,5 +250,7 @@ def quiet() -> tuple[History, ...]:
         _history(0.17, 1.0, 27),  # letters
         _history(0.97, 1.0, steps=10),  # too early
         _turns(0.3, 0.4),  # shuffled
+        _labels(0.74, 0.98, 0.26),  # the frequent answer
+        _labels(0.26, 0.98, 0.5),  # balanced, not learned yet
         _turns(0.5, 0.95, 1),  # one class is rare, and weighs more
     )

@@ -165,7 +165,6 @@ def logarithm_of_a_teachers_zero(fault: bool) -> Program:
     steps=150,
     by=5,
     bound=2.0,
-    miss="missed when it was first measured; why is not known yet",
 )
 def temperature_of_a_thousandth(fault: bool) -> Program:
     """Similarities of two views over a temperature that lost a digit: 0.001 for 0.1."""
