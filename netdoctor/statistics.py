@@ -167,6 +167,12 @@ MEASURED = (
     Statistic("target_mean", "y", "run", "mean of a regression's targets"),
     Statistic("target_std", "y", "run", "standard deviation of a regression's targets, rms over its columns"),
     Statistic("target_evenness", "", "run", "entropy of targets 0, 1, 2 … of what is possible; 0 for others"),
+    Statistic(
+        "target_roughness",
+        "",
+        "run",
+        "change of the rank by frequency from one of them to the next; 1: nothing in common",
+    ),
     Statistic("uninformed_loss", "loss", "run", "loss of an output that knows nothing: equal shares, or zero"),
     Statistic("rootless_loss", "", "run", "1 where backward() began at a tensor that nothing was computed into"),
     Statistic("accuracy", "", "run", "share of the batch's targets that are predicted"),

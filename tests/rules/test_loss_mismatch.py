@@ -34,3 +34,19 @@ def test_other_losses_of_probabilities_are_none() -> None:
     assert not said(lambda o: 1 - (AIM * o.softmax(1)).sum(1).mean())
     assert not said(lambda o: F.mse_loss(o.softmax(1), AIM))
     assert not said(lambda o: (AIM * (AIM / o.softmax(1)).log()).sum(1).mean())
+
+
+@pytest.mark.parametrize("kind", ["tokens", "counts", "scores"])
+def test_tokens_taken_for_a_quantity_are_named(kind: str) -> None:
+    torch.manual_seed(0)
+    order = torch.randperm(20)
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def loss(i: int) -> Tensor:
+        frequent = torch.distributions.Geometric(0.15).sample((32, 12)).clamp_max(19).long()
+        tokens = order[frequent]
+        quantity = frequent if kind == "counts" else frequent.clamp_max(5)
+        return F.mse_loss(model(tokens).squeeze(2), (tokens if kind == "tokens" else quantity).float())
+
+    assert bool(findings_of(rule, model, optimizer, loss, 6)) == (kind == "tokens")

@@ -196,7 +196,7 @@ def test_weights_of_a_thousandth_are_named_in_three_layers() -> None:
     def small(std: float) -> nn.Sequential:
         model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
         for place in (0, 2, 4):
-            nn.init.normal_(model[place].weight, std=std)
+            nn.init.normal_(model.get_parameter(f"{place}.weight"), std=std)
         return model
 
     (found,) = [each for each in poor_initialization(history_of(small(0.001))) if isinstance(each, Evidence)]
