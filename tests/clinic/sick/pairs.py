@@ -197,7 +197,7 @@ def temperature_of_a_thousandth(fault: bool) -> Program:
     steps=250,
     by=125,
     bound=40.0,
-    miss="missed when it was first measured; why is not known yet",
+    miss="a scale that grows from 10 to 78 is what CLIP's does before its clip at 100 holds it",
 )
 def learned_temperature_without_a_limit(fault: bool) -> Program:
     """CLIP learns the logarithm of its scale and clips it at 100; here with a rate of its own, and no clip."""
