@@ -19,7 +19,7 @@ def attention_collapse(
     sharp: float = 0.1,  # entropy over that of equal shares, at the start; logits of variance 1 have 0.8, of 30 this
     many: float = 0.3,  # entropy of the mean over the batch: below, all queries share one key, as trained models do
     sharper: float = 0.05,  # the same later, for attention that was broad; measured: 0.07 in models that learned
-    broad: float = 0.5,  # what counts as broad
+    broad: float = 0.5,  # what counts as broad; logits of variance 1 have 0.8, of variance 9 this
     little: float = 0.15,  # gain of the loss over a constant: attention that sharpens by learning wins more
     learned: float = 0.5,  # the same: beyond, what was sharp from the start does its work
     readings: int = 3,  # latest thorough samples that must agree
@@ -28,8 +28,8 @@ def attention_collapse(
 
     ## What it looks at
     The mean entropy of each softmax over products of queries and keys, as a share of that of equal shares (what a mask
-    excludes left out): at the first sample, where different queries pick different keys; later where it was broad and
-    the loss has hardly gained on a constant prediction.
+    excludes left out): at the first sample, where different queries pick different keys; later where the loss has
+    hardly gained on a constant prediction, or where it was never broad and grew sharper yet.
 
     ## Why it matters
     A softmax at its bound has a slope of 0: which key is picked was decided at random, and no gradient changes it.
@@ -51,9 +51,14 @@ def attention_collapse(
     found = [each for each in known if each.entropy[0] <= sharp and each.entropy[-1] <= 2 * sharp]
     found = [each for each in found if each.balance[0] >= many and gain < learned]
     start = bool(found)
-    if not found and state is not None and gain < little:
-        found = [each for each in known if each.entropy[0] >= broad and len(each.entropy) > readings]
-        found = [each for each in found if each.entropy[-readings:].max() <= sharper]
+    if not found and state is not None and gain < learned:
+        found = [each for each in known if len(each.entropy) > readings and each.entropy[-readings:].max() <= sharper]
+        found = [
+            each
+            for each in found
+            if (gain < little and each.entropy[0] >= broad)
+            or (each.entropy[0] < broad and each.balance[[0, *range(-readings, 0)]].min() >= many)
+        ]
     if not found:
         return
     worst = found[0]

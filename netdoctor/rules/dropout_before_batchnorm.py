@@ -16,6 +16,7 @@ def dropout_before_batchnorm(
     history: History,
     *,
     least: float = 0.05,  # probability: below, the variance shifts by less than 5 %
+    doubled: float = 1.0,  # added share of the variance from which it is a warning: outputs shrink by a third and more
 ) -> Iterator[Evidence | Skipped]:
     """Dropout feeds a batch norm directly: in evaluation the variance is not the one that was learned.
 
@@ -27,7 +28,7 @@ def dropout_before_batchnorm(
     that variance and divides by it in evaluation, where dropout is off. Its outputs then come out too small.
 
     ## When it is wrong
-    It costs little with small probabilities: a note, which counts more where validation is worse than training.
+    It costs little with small probabilities: a note below one half.
 
     ## References
     Li et al. 2019, Understanding the disharmony between dropout and batch normalization by variance shift, section 4.
@@ -56,6 +57,7 @@ def dropout_before_batchnorm(
         layers=tuple(dict.fromkeys(name for norm, drop in found.items() for name in (drop.name, norm))),
         readings=tuple(Reading(f"dropout before {norm}", drop.rate, least) for norm, drop in found.items()),
         confidence=0.8,
+        severity=Severity.WARNING if share >= doubled else None,
         remedies=(_reorder([drop.name for drop in found.values()]),),
     )
 

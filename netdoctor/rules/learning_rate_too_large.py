@@ -83,6 +83,10 @@ def learning_rate_too_large(
     if history.facts.several_losses or len(updates) < 2 - lost or len(values) < 3 - lost:
         yield Skipped("several losses" if history.facts.several_losses else "fewer than 3 losses")
         return
+    shrinking = any(group.optimizer == "Adagrad" for group in history.facts.groups)  # its steps: by the root of them
+    if shrinking and not lost and len(values) < soon:
+        yield Skipped(f"fewer than {soon} steps of Adagrad, whose first are the largest")
+        return
     run = progress(history)
     finite = values[np.isfinite(values)].astype(np.float64)
     if not len(finite):
@@ -112,6 +116,7 @@ def learning_rate_too_large(
     blocks = noise(finite) / max(len(finite) / 16, 1) ** 0.5  # standard error of a sixteenth
     ratio = float(lasting(overshoot(history)[1]).max(initial=0.0))
     elsewhere = history.facts.non_finite.stage in ("input", "target")
+    bouncing = False  # around a loss that is a gain
     if lost and not elsewhere and (ratio > beyond or worst > bound or first > replaced):
         what = f"the loss was lost (NaN or Inf) after it went from {start:.4g} to {float(finite[-3:].max()):.4g}"
     elif recent > bound or (worst > bound and first >= replaced and not learned):
@@ -126,7 +131,7 @@ def learning_rate_too_large(
         baseline = "at the start" if run.constant is None else "of the best constant prediction"
         what = f"the loss is {recent:.4g} after {run.steps} steps, no better than the {run.reference:.4g} {baseline}"
     elif cosine < opposed and now >= large / 2:
-        what = f"the loss bounces at {recent:.4g}"
+        what, bouncing = f"the loss bounces at {recent:.4g}", run.learned
     else:
         return
     inertia = momentum(history.facts)
@@ -152,7 +157,7 @@ def learning_rate_too_large(
             Reading("loss", recent, bound, "loss", steps=(1, history.step)),
         ),
         confidence=0.9 if lost or worst > bound or ratio > beyond else 0.7,
-        severity=Severity.ERROR if lost else None,
+        severity=Severity.ERROR if lost else Severity.NOTE if bouncing else None,
         remedies=cures if learned else tuple(map(from_the_start, cures)),
     )
 

@@ -27,7 +27,8 @@ def missing_nonlinearity(
 
     ## What it looks at
     The operations between weight layers in the autograd graph: pairs with nothing but linear ones in between
-    (reshaping, average pooling, dropout), whose first layer is used nowhere else and is no bottleneck.
+    (reshaping, average pooling, dropout, and batch norms where this is the habit of the model), whose first layer is
+    used nowhere else and is no bottleneck.
 
     ## Why it matters
     A product of matrices is a matrix: the depth is lost, and with it every function that one linear layer cannot
@@ -74,9 +75,13 @@ def _pairs(facts: Facts, narrow: float) -> list[Pair]:
     """Layers whose output goes to one or several others and nowhere else, straight; with the first of these."""
     layers, after = {layer.name: layer for layer in facts.layers}, wiring.consumers(facts)
     pairs: list[Pair] = []
+    normed: list[Pair] = []
     for name, others in after.items():
         first, weight = layers.get(name), facts.weight(name)
         others = [other for other in others if other.kind != "dropout"]
+        norms = [other for other in others if other.straight and wiring.is_batch_norm(other)]
+        if norms and norms == others:
+            others = [other for norm in norms for other in after.get(norm.name, ()) if other.kind != "dropout"]
         if first is None or weight is None or first.residual or not _plain(first, weight):
             continue
         weights = [(other, facts.weight(other.name)) for other in others]
@@ -86,8 +91,8 @@ def _pairs(facts: Facts, narrow: float) -> list[Pair]:
         if first.units < narrow * min(wiring.inputs(first, weight), sum(other.units for other, _ in straight)):
             continue
         if not any(_separable(weight, w) for _, w in straight):
-            pairs.append((first, straight[0][0]))
-    return pairs
+            (normed if norms else pairs).append((first, straight[0][0]))
+    return pairs + normed * (len(normed) > 1)  # one batch norm may end an embedding
 
 
 def _plain(layer: Layer, weight: Parameter) -> bool:

@@ -8,10 +8,10 @@ import numpy as np
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import bounces, lasting, overshoot, reference
+from netdoctor.gains import PROMISE, bounces, lasting, momentum, overshoot, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
-from netdoctor.remedies import scale_learning_rate, warm_up_and_decay
+from netdoctor.remedies import scale_learning_rate, set_momentum, warm_up_and_decay
 from netdoctor.rules.base import rule
 
 
@@ -23,13 +23,17 @@ def oscillating_loss(
     opposed: float = -0.5,  # cosine of successive gradients: steps as long as the valley is wide (−1 at the limit)
     large: float = 0.5,  # of what a stable step promises at most: curvature times rate is 1; healthy runs stay below
     samples: int = 8,  # readings in a row that oppose each other
+    uphill: float = 0.25,  # of what steps go down the gradient, they go up: a swing that loses little; 0.8: 0.13
+    swinging: float = 0.05,  # of what there is to lose, by one step: the swing is still large at the end
+    usual: float = 0.9,  # momentum: the common default
 ) -> Iterator[Evidence | Skipped]:
     """The loss swings without trend, and steps that are too long for the valley keep it up.
 
     ## What it looks at
-    Two signs. Successive gradients that point against each other while each step promises about as much as the loss has
-    left: it lands on the opposite wall. Or a level stretch of most of the run on which the steps, by a quarter of what
-    they promise, hold up the loss by more than a tenth of what there is to lose.
+    Three signs. Successive gradients that point against each other while each step promises about as much as the loss
+    has left: it lands on the opposite wall. Steps that momentum carries up the gradient nearly as often as down. Or a
+    level stretch of most of the run on which the steps, by a quarter of what they promise, hold up the loss by more
+    than a tenth of what there is to lose.
 
     ## Why it matters
     The loss cannot fall below what the steps keep up, however long the training goes on; shorter ones lower it at once.
@@ -65,6 +69,21 @@ def oscillating_loss(
                 ),
                 confidence=0.9,
                 remedies=(scale_learning_rate(float(f"{0.25 / ratio:.1g}"), rate), _momentum()),
+            )
+            return
+    if len(ratios) >= 2 * samples and len(cosines):
+        risen = float(np.maximum(-ratios, 0).sum() / max(np.maximum(ratios, 0).sum(), 1e-30))
+        still = PROMISE * float(np.median(np.abs(ratios[-len(ratios) // 3 :])))
+        if risen > uphill and still > swinging and np.nanmedian(cosines) > -opposed and momentum(history.facts) > usual:
+            yield Evidence(
+                f"The loss swings slowly around {run.recent:.3g}: steps went up the gradient for {risen:.0%} of what "
+                f"they went down it, carried on by a momentum of {momentum(history.facts):g}.",
+                readings=(
+                    Reading("gone up over gone down", risen, uphill, steps=(int(steps[0]), int(steps[-1]))),
+                    Reading("momentum", momentum(history.facts), usual),
+                ),
+                confidence=0.85,
+                remedies=(set_momentum(usual), scale_learning_rate(0.1, rate)),
             )
             return
     level = bounces(history, excess)

@@ -30,10 +30,10 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize("name", SICK)
-def test_is_a_note_with_the_layers(name: str) -> None:
+def test_is_found_with_the_layers(name: str) -> None:
     model = SICK[name]()
     (finding,) = rounds(rule, model, rows(16, 6), steps=2)
-    assert finding.severity is Severity.NOTE
+    assert finding.severity is Severity.WARNING  # the variance doubles
     assert isinstance(model.get_submodule(finding.layers[0]), nn.Dropout)
     assert isinstance(model.get_submodule(finding.layers[1]), nn.BatchNorm1d)
     finding.remedies[0].apply(model)
@@ -41,6 +41,12 @@ def test_is_a_note_with_the_layers(name: str) -> None:
     model = SICK[name]()
     exec(finding.remedies[0].code, {"model": model, "nn": nn})
     assert not any(isinstance(module, nn.Dropout) for module in model)
+
+
+def test_a_small_probability_is_a_note() -> None:
+    model = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.2), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+    (finding,) = rounds(rule, model, rows(16, 6), steps=2)
+    assert finding.severity is Severity.NOTE
 
 
 @pytest.mark.parametrize("name", HEALTHY)

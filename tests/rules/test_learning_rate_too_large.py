@@ -24,6 +24,15 @@ def test_is_found_and_cured(kind: type[torch.optim.Optimizer], lr: float, step: 
     assert sum(losses[-20:]) / 20 < 0.5  # from 2.3
 
 
+def test_adagrads_first_steps_are_not_judged() -> None:
+    """They are its largest: the loss jumps at first, and is soon below where it began."""
+    model = mlp()
+    findings, losses = train(rule, model, torch.optim.Adagrad(model.parameters(), lr=0.1), 60, judge=1)
+    assert max(losses[:10]) > 2 * losses[0]
+    assert losses[-1] < losses[0]
+    assert not findings
+
+
 def test_a_loss_that_is_lost_is_an_error_with_a_number() -> None:
     model = mlp()
     inputs, targets = digits()

@@ -151,6 +151,25 @@ def encoder(dropout: float) -> Callable[[], nn.Module]:
     return make
 
 
+def normed(bent: bool) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for before, after in ((3, 8), (8, 8), (8, 16)):
+        parts += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), *([nn.SiLU()] if bent else [])]
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2))
+
+
+def test_batch_norms_in_place_of_activations() -> None:
+    """In evaluation a batch norm is a linear map, and nearly so in training."""
+    torch.manual_seed(0)
+
+    def images() -> tuple[Tensor, Tensor]:
+        return torch.randn(4, 3, 8, 8), torch.randn(4, 2)
+
+    (finding,) = loud(rounds(rule, normed(False), images))
+    assert finding.layers == ("0", "2", "4")
+    assert not rounds(rule, normed(True), images)
+
+
 HEALTHY: dict[str, Callable[[], nn.Module]] = {
     "functional activations": lambda: nn.Sequential(nn.Linear(16, 8), Forgetful(False), nn.Linear(1, 16)),
     "low rank": LowRank,
@@ -162,6 +181,9 @@ HEALTHY: dict[str, Callable[[], nn.Module]] = {
     "separable convolutions": separable,
     "transformer": encoder(0.1),
     "transformer without dropout": encoder(0.0),
+    "normed embedding": lambda: nn.Sequential(
+        nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 24), nn.BatchNorm1d(24), nn.Linear(24, 16)
+    ),
     "linear code": lambda: nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 2), nn.Linear(2, 16)),
 }
 

@@ -15,6 +15,28 @@ from netdoctor.rules.oscillating_loss import oscillating_loss
 from tests.rules.training import digits, mlp, train
 
 
+@pytest.mark.parametrize(("momentum", "swings"), [(0.99, True), (0.9, False)])
+def test_a_swing_that_momentum_keeps_up(momentum: float, swings: bool) -> None:
+    torch.manual_seed(0)
+    model, truth = nn.Linear(20, 4), torch.randn(20, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
+    monitor = netdoctor.watch(model, reporters=[], rules=[oscillating_loss], every=1)
+    for step in range(120):
+        x = torch.randn(64, 20)
+        loss = F.mse_loss(model(x), x @ truth + torch.randn(64, 4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 10 == 0:
+            monitor.diagnose()
+    monitor.close()
+    assert bool(monitor.findings) == swings
+    if swings:
+        assert "momentum of 0.99" in monitor.findings[0].message
+        monitor.findings[0].remedies[0].apply(model, optimizer)
+        assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
 def ravine(rate: float, cure: Finding | None = None) -> tuple[tuple[Finding, ...], list[float]]:
     """Full-batch gradient descent on a quadratic loss of curvature 2 and less; the rate is that over the stable one."""
     torch.set_num_threads(1)

@@ -71,7 +71,6 @@ def buffer_that_is_never_filled(fault: bool) -> Program:
     steps=300,
     by=5,
     bound=0.15,
-    miss="missed when it was first measured; why is not known yet",
 )
 def norms_taken_for_activations(fault: bool) -> Program:
     """BatchNorm after each layer, and nothing that bends: two rings cannot be parted by a line."""

@@ -48,7 +48,6 @@ def weights_bound_to_another_name(fault: bool) -> Program:
     steps=200,
     by=100,
     bound=0.5,
-    miss="missed when it was first measured; why is not known yet",
 )
 def momentum_of_0995(fault: bool) -> Program:
     """A memory of two hundred steps: the weights swing around where they should stay."""
@@ -96,7 +95,6 @@ def rmsprop_that_never_slows_down(fault: bool) -> Program:
     steps=200,
     by=100,
     bound=0.5,
-    miss="said as a note, where a warning is due",
 )
 def schedule_that_starts_at_its_end(fault: bool) -> Program:
     """LinearLR with start and end factor exchanged, in the belief that it is the rate it is given that grows."""
@@ -131,7 +129,6 @@ def _series() -> Data:
     steps=250,
     by=5,
     bound=0.06,
-    miss="said as a note, where a warning is due",
 )
 def dropout_before_the_norms_of_a_series(fault: bool) -> Program:
     model = _series_network(fault, "dropout")

@@ -289,7 +289,6 @@ def layer_norm_over_one_feature(fault: bool) -> Program:
     steps=200,
     by=100,
     bound=0.35,
-    miss="said as a note, where a warning is due",
 )
 def scores_multiplied_by_the_root(fault: bool) -> Program:
     """Scores times √width where they were to be divided by it, over queries that a norm keeps at unit variance."""
