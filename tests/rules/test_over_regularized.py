@@ -23,7 +23,8 @@ def test_a_bonus_that_outweighs_the_reward_is_named(bonus: float, reward: bool) 
         action = choice.sample()
         earned = (action == (state @ best).argmax(1)).float() * reward
         gain: Tensor = choice.log_prob(action) * (earned - earned.mean())
-        return -gain.mean() - bonus * choice.entropy().mean()
+        loss: Tensor = -gain.mean() - bonus * choice.entropy().mean()
+        return loss
 
     found = findings_of(rule, policy, torch.optim.Adam(policy.parameters(), lr=5e-3), loss, 120)
     assert bool(found) == (bonus > 1)
