@@ -29,7 +29,6 @@ def class_imbalance(
     patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
     batches: int = 3,  # of targets at least
     rare_answers: float = 0.9,  # share of the rarer answer in those to several labels, and in the weight of the targets
-    patience_labels: int = 60,  # steps, of several labels a sample
     in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
 ) -> Iterator[Evidence | Skipped]:
     """One class is far more frequent in the targets, in all batches or in each by turns, and takes all predictions.
@@ -60,7 +59,7 @@ def class_imbalance(
         return
     binary = loss.kind.startswith("binary")
     if binary and prod(loss.outputs[1:]) > 1:
-        yield _outvoted(history, rare_answers, patience_labels) or Skipped("several labels a sample")
+        yield _outvoted(history, rare_answers, patience) or Skipped("several labels a sample")
         return
     classes = 2 if binary else max(loss.classes, loss.softmax_extent)
     share, favoured = float(shares[-1]), float(np.median(predicted[-5:])) if len(predicted) else 0.0

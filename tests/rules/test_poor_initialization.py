@@ -180,6 +180,7 @@ def test_layers_of_the_authors_own_are_judged_and_cured() -> None:
     (found,) = [each for each in poor_initialization(history) if isinstance(each, Evidence)]
     assert set(found.layers) == {"0", "2", "4"}
     assert found.severity == Severity.WARNING
+    assert found.remedies[1].apply(own(1.0))
     found.remedies[0].apply(model)
     assert model.get_parameter("2.weight").std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.1)
     assert not [each for each in poor_initialization(history_of(model)) if isinstance(each, Evidence)]
