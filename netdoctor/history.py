@@ -347,7 +347,7 @@ class History:
     def table(self, statistic: str) -> Table:
         """The series of all columns of a statistic; an empty table where it was never recorded."""
         table = self._tables.get(statistic)
-        return self._empty(statistic) if table is None else table
+        return _EMPTY if table is None else table
 
     def series(self, statistic: str, column: str = "") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Steps and readings of one column, finite ones only; empty where there are none."""
@@ -361,13 +361,6 @@ class History:
             known[statistic, column] = _read_only(steps[finite]), _read_only(readings[finite])
         found: tuple[NDArray[np.int64], NDArray[np.float32]] = known[statistic, column]
         return found
-
-    def _empty(self, statistic: str) -> Table:
-        known = self.derived
-        if (statistic,) not in known:
-            known[statistic,] = Table(averaged=statistic in AVERAGED)
-        empty: Table = known[statistic,]
-        return empty
 
     def latest(self, statistic: str) -> dict[str, float]:
         """The last row, by column, finite readings only: a column not seen in that step is left out."""
@@ -537,3 +530,6 @@ def _read_only(array: NDArray[_T]) -> NDArray[_T]:
     view: NDArray[_T] = array.view()
     view.flags.writeable = False
     return view
+
+
+_EMPTY = Table()  # of all statistics that were never recorded; nobody adds to it

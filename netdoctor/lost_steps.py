@@ -12,6 +12,8 @@ from netdoctor.findings import Evidence, Reading, Remedy, Severity
 from netdoctor.history import History
 from netdoctor.progress import progress
 
+COARSEST = 2**-8  # of a number, what bfloat16 may lose in one addition; float16 2**-11, float32 2**-24
+
 
 def held_nowhere(facts: Facts) -> Evidence:
     """Optimizers step, and hold parameters of another model."""
@@ -126,7 +128,7 @@ def cleared(history: History, samples: int) -> Evidence | None:
 
 
 def rounded_away(history: History, samples: int, resolution: float, most: float) -> Iterator[Evidence]:
-    """Steps that the format of the weights rounds to nothing."""
+    """Steps that change nothing: the format of the weights rounds them away, or the optimizer writes elsewhere."""
     update, rates = history.table("update_rms"), history.table("learning_rate")
     facts = history.facts
     held = {p.name: p for p in facts.parameters if p.role == "weight" and p.group is not None}
@@ -151,22 +153,38 @@ def rounded_away(history: History, samples: int, resolution: float, most: float)
     if not still:
         return
     share, (name, expected) = len(still) / judged, max(still, key=lambda entry: entry[1])
+    rounded = expected < COARSEST
+    why = "too little for their number format" if rounded else "the optimizer's step() does not write into them"
     yield Evidence(
         message=f"{len(still)} of {judged} weights did not change in {samples} sampled steps, though gradient and "
-        f"learning rate ask for {expected:.1g} of their size a step ({name}): too little for their number format",
+        f"learning rate ask for {expected:.1g} of their size a step ({name}): {why}",
         layers=tuple(held[name].layer for name, _ in still),
         readings=(Reading(f"update of {name}", 0.0, expected, "", (int(update.steps[-samples]), history.step)),),
         severity=Severity.WARNING if share >= most else Severity.NOTE,
         confidence=0.8,
-        remedies=(
-            Remedy(
-                "Keep the weights in float32 and compute in half precision under autocast",
-                "model.float()\ndevice = next(model.parameters()).device.type\n"
-                "with torch.autocast(device, dtype=torch.bfloat16):\n"
-                "    loss = loss_fn(model(x), y)",
-                "Micikevicius et al. 2018, section 3.1",
-                "small steps add up",
-                treatment=lambda model, optimizer: model.float(),
-            ),
-        ),
+        remedies=(_in_float32() if rounded else _in_place(),),
+    )
+
+
+def _in_float32() -> Remedy:
+    return Remedy(
+        "Keep the weights in float32 and compute in half precision under autocast",
+        "model.float()\ndevice = next(model.parameters()).device.type\n"
+        "with torch.autocast(device, dtype=torch.bfloat16):\n"
+        "    loss = loss_fn(model(x), y)",
+        "Micikevicius et al. 2018, section 3.1",
+        "small steps add up",
+        treatment=lambda model, optimizer: model.float(),
+    )
+
+
+def _in_place() -> Remedy:
+    return Remedy(
+        "Let step() change the parameters in place: p = p - … binds the name to another tensor",
+        "with torch.no_grad():\n"
+        "    for group in self.param_groups:\n"
+        '        for p in group["params"]:\n'
+        '            p.add_(p.grad, alpha=-group["lr"])',
+        "PyTorch documentation, torch.optim.Optimizer.step; torch.optim.SGD",
+        "the weights of the model are those that the optimizer changes",
     )

@@ -128,6 +128,33 @@ def test_half_precision_weights_that_round_every_step_away() -> None:
     assert not told(train(model, torch.optim.SGD(model.parameters(), lr=1e-4), 60))
 
 
+class Rebinding(torch.optim.Optimizer):
+    """Computes new weights and leaves the old ones as they are."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p = p - group["lr"] * p.grad
+
+
+def test_an_optimizer_that_binds_new_weights_to_an_old_name() -> None:
+    model = network()
+    optimizer = Rebinding(model.parameters())
+    with netdoctor.watch(model, reporters=[]) as monitor:
+        for _ in range(12):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+    (finding,) = told(monitor.findings)
+    assert finding.rule == SLUG
+    assert "does not write" in finding.message
+    assert "p.add_(" in finding.remedies[0].code
+    assert not finding.remedies[0].applicable
+
+
 def test_trained_parameters_of_no_optimizer_are_a_note() -> None:
     model = network()
     train(model, torch.optim.SGD(model.parameters(), lr=0.5), 100)

@@ -76,7 +76,7 @@ def rmsprop_at_a_rate_for_sgd(fault: bool) -> Program:
     by=300,
     bound=0.1,
     note=True,
-    miss="missed when it was first measured; why is not known yet",
+    miss="the noise of the targets is twenty times what the steps keep up",
 )
 def rmsprop_that_never_slows_down(fault: bool) -> Program:
     model = nn.Linear(12, 3)

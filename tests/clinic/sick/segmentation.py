@@ -82,7 +82,7 @@ def two_bright_pixels_in_an_image(fault: bool) -> Program:
     steps=150,
     by=75,
     bound=0.36,
-    miss="said as a note, where a warning is due",
+    miss="said as a note: one image a step is sound where the norm is meant for each image alone",
 )
 def one_scene_a_step(fault: bool) -> Program:
     model = UNet()
