@@ -124,6 +124,7 @@ class Loss:
         classes: Number of classes, 0 for a regression.
         broadcast: Whether the prediction was expanded to meet the target.
         summed: Whether it is the sum over the batch, not the mean.
+        sharpness: Number that multiplies the logits before a cross-entropy's softmax, 1 over the temperature.
         elements: Of the tensor whose mean or sum a loss written by hand is; 0 for torch's own losses.
     """
 
@@ -139,6 +140,7 @@ class Loss:
     functions: tuple[str, ...] = ()
     softmax_extent: int = 0
     softmax_axis: int = 0
+    sharpness: float = 1.0
     summed: bool = False
 
 

@@ -191,7 +191,9 @@ class Recorder:
             if self._sampled:
                 self._leftovers.look(self._holdings.parameters())
                 self._mode.look()
-                if loss.grad_fn is not None:
+                if loss.grad_fn is None:
+                    self._losses.tell("rootless_loss", 1.0)
+                else:
                     self._read_graph(loss.grad_fn)
             self._activations.given = None
         except Exception as error:  # noqa: BLE001

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from netdoctor import remedies
@@ -11,6 +11,7 @@ from netdoctor.derived import derived, of_facts
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.history import History
 
+FITTING = 1.5  # times the size that random weights give, or its inverse: with 32 units that is 3 standard errors
 SLOPE_ONE = ("tanh", "elu", "selu", "hardtanh", "softsign")  # a gain of 1 keeps small signals: Xavier is sound here
 
 
@@ -71,9 +72,46 @@ class Stack:
 
 
 @derived
+def completed(history: History) -> Facts:
+    """The facts with layers of the author's own as linear ones, where their first output shows that they are.
+
+    That is: a module with one weight of random numbers, of deviation s, gives s times the root of one of the weight's
+    extents times the size of what it takes. This extent is its fan-in.
+    """
+    facts = history.facts
+    held: dict[str, list[Parameter]] = {}
+    for parameter in facts.parameters:
+        if parameter.role == "other" and len(parameter.shape) > 1:
+            held.setdefault(parameter.layer, []).append(parameter)
+    if not held:
+        return facts
+    stds, given, made = (history.first(name) for name in ("weight_std", "input_rms", "activation_rms"))
+    found: dict[str, Layer] = {}
+    for layer in facts.layers:
+        own = held.get(layer.name, [])
+        inner = any(other.name.startswith(f"{layer.name}.") for other in facts.layers)
+        if layer.kind != "other" or not layer.called or len(own) != 1 or inner or not layer.name:
+            continue
+        std, into, out = stds.get(own[0].name, 0.0), given.get(layer.name, 0.0), made.get(layer.name, 0.0)
+        sides = own[0].shape if len(own[0].shape) == 2 else (math.prod(own[0].shape[1:]),)
+        fitting = [fan for fan in sides if 1 / FITTING < out / max(std * fan**0.5 * into, 1e-30) < FITTING]
+        if fitting and std > 0:
+            rows, columns = own[0].shape[:2]
+            units = rows if fitting[0] != rows else columns
+            found[layer.name] = replace(layer, kind="linear", fan_in=fitting[0], fan_out=units, units=units)
+    if not found:
+        return facts
+    weights = {held[name][0].name for name in found}
+    return facts.with_changes(
+        layers=tuple(found.get(layer.name, layer) for layer in facts.layers),
+        parameters=tuple(replace(p, role="weight") if p.name in weights else p for p in facts.parameters),
+    )
+
+
+@derived
 def stacks(history: History) -> list[Stack]:
     """The longest stacks of trainable weight layers in which each takes only what the one before gives."""
-    facts = history.facts
+    facts = completed(history)
     weights = {p.layer: p for p in facts.parameters if p.role == "weight" and p.trainable and p.name.endswith("weight")}
     layers = {layer.name: layer for layer in facts.layers}
     found: dict[str, tuple[Layer, ...]] = {}

@@ -87,6 +87,8 @@ class Path:
             return "cross-entropy" if kind == "nll" and after and after[0] == "LogSoftmaxBackward0" else kind
         if "LogSoftmaxBackward0" in names:  # torch's kl_div is made of these too: xlogy(t, t) - t * log p
             return "kl-div" if "SubBackward0" in names else "cross-entropy"
+        if "SoftmaxBackward0" in names and "LogBackward0" not in names and self._divergence:
+            return "kl-div"
         difference = self.difference
         if difference is not None and set(names[: difference - 1]) <= AVERAGING:
             return "l1" if names[difference - 1] == "AbsBackward0" else "mse"
@@ -104,6 +106,17 @@ class Path:
                 power = above.name() == "AbsBackward0" or _square(above)
                 return place if power and len(operands) == 2 and None in operands else None
         return None
+
+    @property
+    def _divergence(self) -> bool:
+        """Whether it is torch's kl_div, a mean of xlogy(t, t) - t * p, of what is no logarithm."""
+        names = self.names
+        for place, name in enumerate(names):
+            if name == "SubBackward0":
+                product, operands = self.after(place), [child for child, _ in self.nodes[place].next_functions]
+                targets = product is not None and product.name() == "MulBackward0" and _given(product)
+                return bool(targets) and operands == [None, product] and set(names[:place]) <= AVERAGING
+        return False
 
     def after(self, place: int) -> Node | None:
         """The node below the one at ``place``."""
@@ -303,6 +316,7 @@ def describe_loss(path: Path) -> Loss:
         classes=classes,
         broadcast=prod(outputs) > prod(predicted) > 0 if predicted else False,
         elements=_elements(path),
+        sharpness=_sharpness(path),
         summed=reduction == 2 or (reduction == 0 and "SumBackward0" in names),
     )
 
@@ -339,12 +353,35 @@ def _square(node: Node) -> bool:
     return node.name() == "MulBackward0" and len({child for child, _ in node.next_functions}) == 1
 
 
+def _given(product: Node) -> bool:
+    """Whether one factor is a tensor that no layer made, of the product's shape."""
+    kept = (product._saved_self, product._saved_other)
+    shape = made_shape(product)
+    return any(t is not None and not t.requires_grad and t.ndim and tuple(t.shape) == shape for t in kept)
+
+
 def _elements(path: Path) -> int:
     """Of the tensor whose mean or sum a loss written by hand is."""
     if path.loss_node is not None or not path.nodes:
         return 0
     sizes = getattr(path.nodes[0], "_saved_self_sym_sizes", None)
     return prod(sizes) if sizes is not None and path.names[0] in ("MeanBackward0", "SumBackward0") else 0
+
+
+def _sharpness(path: Path) -> float:
+    """Product of the numbers that multiply what a cross-entropy takes for logits, right before it does."""
+    factor, names = 1.0, path.names
+    for node in path.nodes[names.index("LogSoftmaxBackward0") + 1 :] if "LogSoftmaxBackward0" in names else ():
+        name = node.name()
+        if name in ("MulBackward0", "DivBackward0"):
+            number = node._saved_other
+            if number is None or number.ndim or number.requires_grad or number.device.type != "cpu":
+                break
+            value = float(number)
+            factor = factor * value if name == "MulBackward0" else factor / value if value else factor
+        elif name not in RESHAPING:
+            break
+    return factor
 
 
 def _softmax(path: Path) -> tuple[int, int]:

@@ -183,6 +183,20 @@ def test_one_hot_and_whole_targets_are_told_exactly() -> None:
     assert once(history_of(lambda o: F.mse_loss(o, indices + 0.5), model), "target_evenness") == 0
 
 
+def test_frequencies_of_whole_targets_are_rough_where_neighbours_differ() -> None:
+    counts = {"smooth": [1, 3, 6, 9, 8, 5, 2], "rough": [9, 1, 8, 2, 6, 3, 5]}
+    for name, each in counts.items():
+        target = torch.repeat_interleave(torch.arange(7.0), torch.tensor(each)).reshape(-1, 2)
+        model, x = nn.Linear(6, 1), torch.randn(*target.shape, 6)  # one answer for each place of a sequence
+        with watch(model, every=1, reporters=[]) as monitor:
+            F.mse_loss(model(x).squeeze(2), target).backward()
+            torch.optim.SGD(model.parameters(), 0.1).step()
+        ranks = np.argsort(np.argsort(each)).astype(float)
+        expected = np.square(np.diff(ranks)).sum() / (2 * np.square(ranks - ranks.mean()).sum())
+        assert once(monitor.history, "target_roughness") == pytest.approx(expected)
+        assert (expected > 1) == (name == "rough")
+
+
 def test_what_is_taken_for_probabilities_is_summed() -> None:
     sums = {
         "nll of probabilities": lambda o: F.nll_loss(o.softmax(1), LABELS),

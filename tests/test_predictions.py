@@ -56,6 +56,16 @@ def test_classes(way: str) -> None:
     assert CLASSES.bincount()[int(once(history, "batch_class") or 0)] == CLASSES.bincount().max()
 
 
+def test_a_ratio_is_no_probability() -> None:
+    """The logarithm of p / q, of a divergence written by hand, tells neither of the two."""
+    aim = F.one_hot(CLASSES, 5) + 1e-8
+    history, _ = history_of(lambda o: (aim * (aim / o.softmax(1)).log()).sum(1).mean())
+    assert once(history, "probability_total") is None
+    assert once(history, "constant_loss") is None
+    history, _ = history_of(lambda o: -(aim * (o.softmax(1) / 2.0).log()).sum(1).mean())
+    assert once(history, "accuracy") is not None
+
+
 def test_ignored_targets_are_no_targets() -> None:
     target = CLASSES.clone()
     target[10:] = -100

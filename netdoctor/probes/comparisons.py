@@ -78,7 +78,7 @@ def _picked(path: Path, place: int) -> Choice | None:
         return None
     ends = (*PROBABILITIES, "LogBackward0", *(("SigmoidBackward0",) if "LogBackward0" in path.names[:place] else ()))
     below = next((other for other in path.nodes[place + 1 :] if other.name() in ends), None)
-    if below is None:
+    if below is None or (below.name() == "LogBackward0" and _weighted(below)):
         return None
     scores = (below._saved_self if below.name() == "LogBackward0" else below._saved_result).detach()
     if below.name() not in PROBABILITIES:  # what is picked from need not be a distribution
@@ -106,6 +106,17 @@ def _picked(path: Path, place: int) -> Choice | None:
         return None
     sums = scores.exp().sum(axis) if below.name() == "LogSoftmaxBackward0" else scores.sum(axis)
     return Choice(place, scores, axis, picked.long(), shares, sums)
+
+
+def _weighted(logarithm: Node) -> bool:
+    """Whether it is the logarithm of p / q or p * q with a tensor that is given: no probabilities then."""
+    ratio = logarithm.next_functions[0][0]
+    if ratio is None or ratio.name() not in ("DivBackward0", "MulBackward0"):
+        return False
+    if None not in [child for child, _ in ratio.next_functions]:
+        return False  # normalised by what the model makes itself
+    kept = (ratio._saved_self, ratio._saved_other)
+    return any(isinstance(tensor, Tensor) and not tensor.requires_grad and tensor.ndim > 0 for tensor in kept)
 
 
 def _over_classes(path: Path, place: int) -> int | None:

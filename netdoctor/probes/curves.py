@@ -121,7 +121,7 @@ class TrainingLosses:
         self._bounded(path.kind, found)
         self._staged |= self._targets.described
 
-    def tell(self, statistic: str, value: Tensor | None) -> None:
+    def tell(self, statistic: str, value: Scalar | None) -> None:
         """What else the nodes of the loss added last told."""
         if self._open and value is not None:
             self._staged[statistic] = value

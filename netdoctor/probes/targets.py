@@ -163,6 +163,7 @@ class Targets:
         self.described = {
             "largest_class_share": torch.maximum(p, 1 - p).max(),
             "smallest_class_share": torch.minimum(p, 1 - p).min(),
+            "weighed_ones_share": weights.mean() / total.mean(),
         }
         return entropy, math.log(2) if positive is None else math.log(2) * total.mean()
 
@@ -173,7 +174,7 @@ class Targets:
         if sharp is not None:  # else it counts for nothing
             columns = torch.where(sharp, columns, 0)
         variance = self._variance(columns, sharp)
-        if columns.shape[1] == 1:
+        if columns.shape[1] == 1 or (path.end is not None and made_shape(path.end)[-1:] == (1,)):
             self._number(columns.reshape(-1), sharp)
         if path.kind == "mse":
             return variance, self.described["target_rms"].square()
@@ -194,7 +195,10 @@ class Targets:
         return self._kept
 
     def _number(self, target: Tensor, sharp: Tensor | None) -> None:
-        """How evenly whole targets are spread over 0, 1, 2 …; 0 where they are not nothing but whole numbers."""
+        """How evenly whole targets are spread over 0, 1, 2 …, and how little a number's frequency tells of the next's.
+
+        Both are 0 where they are not nothing but whole numbers.
+        """
         target = target.detach().float()
         whole = (target == target.round()) & (target >= 0) & (target < NUMBERED)
         counts = torch.zeros(NUMBERED + 1, dtype=torch.float32, device=target.device)
@@ -205,9 +209,15 @@ class Targets:
         self._numbers = counts if self._numbers is None else self._numbers + counts
         p = self._numbers[:NUMBERED] / self._numbers.sum()
         entropy = -(p * p.clamp_min(1e-30).log()).sum()
-        highest = ((p > 0) * torch.arange(NUMBERED, device=p.device)).max()
-        evenness = entropy / (highest + 1).clamp_min(2).float().log()
-        self.described["target_evenness"] = torch.where(self._numbers[NUMBERED] == 0, evenness, 0.0)
+        places = torch.arange(NUMBERED, device=p.device)
+        highest = ((p > 0) * places).max()
+        count = (highest + 1).clamp_min(2).float()
+        evenness = entropy / count.log()
+        ranks = torch.where(places <= highest, p, -1).argsort(stable=True).argsort().float()
+        steps = torch.where(places[1:] <= highest, ranks.diff(), 0).square().sum()
+        whole_alone = self._numbers[NUMBERED] == 0
+        self.described["target_evenness"] = torch.where(whole_alone, evenness, 0.0)
+        self.described["target_roughness"] = torch.where(whole_alone, 6 * steps / (count**3 - count), 0.0)
 
     def _variance(self, columns: Tensor, sharp: Tensor | None = None) -> Tensor:
         """Mean over the columns of the targets' variance so far."""

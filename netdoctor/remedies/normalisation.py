@@ -31,13 +31,14 @@ def normalise(facts: Facts, layers: Sequence[str]) -> Remedy:
         put = ["norms = {  # nn.LayerNorm in sequence models", *put, "}", "for name, norm in norms.items():"]
         put.append("    model.set_submodule(name, nn.Sequential(model.get_submodule(name), norm))")
         put.append('    optimizer.add_param_group({"params": norm.parameters()})')
+    units = {name: facts.layer(name).units for name in norms}
     certain = bool(norms) and not said and all(_certain(facts.layer(name)) for name in layers)
     return Remedy(
         action="Normalise: BatchNorm (LayerNorm in sequence models) between each layer and its nonlinearity",
         code="\n".join([*put, *said]),
         source="Ioffe & Szegedy 2015, section 3; Ba et al. 2016",
         effect="every layer sees inputs of zero mean and unit variance, whatever the layers before it do",
-        treatment=Procedure(functools.partial(_normalise, norms=norms)) if certain else None,
+        treatment=Procedure(functools.partial(_normalise, norms=norms, known=units)) if certain else None,
     )
 
 
@@ -64,11 +65,11 @@ def _certain(layer: Layer) -> bool:
     return layer.kind in ("linear", "conv") and layer.samples > 0 and not layer.residual
 
 
-def _normalise(operation: Operation, norms: Mapping[str, str]) -> None:
+def _normalise(operation: Operation, norms: Mapping[str, str], known: Mapping[str, int]) -> None:
     fresh = {}
     for name, kind in norms.items():
         layer, weight = operation.module(name), operation.parameter(name)
-        units = int(getattr(layer, "out_channels", 0) or getattr(layer, "out_features", 0))
+        units = int(getattr(layer, "out_channels", 0) or getattr(layer, "out_features", 0) or known[name])
         norm = nn.GroupNorm(1, units) if kind == "GroupNorm" else getattr(nn, kind)(units)
         norm.to(device=weight.device, dtype=weight.dtype)
         put_behind(operation, name, norm)

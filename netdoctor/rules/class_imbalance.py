@@ -28,6 +28,7 @@ def class_imbalance(
     patience: int = 20,  # steps: an untrained model, too, often answers with one class
     patience_tokens: int = 150,  # steps, where many answers belong to one sample: background and "no entity" come first
     batches: int = 3,  # of targets at least
+    rare_answers: float = 0.9,  # share of the rarer answer in those to several labels, and in the weight of the targets
     in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
     rarely: float = 0.95,  # mean share of the frequent answer, several labels a sample: objects fill 8 % of an image
     given_up: int = 35,  # steps without a rare label, nothing learned; healthy segmenters had learned by step 20
@@ -49,7 +50,8 @@ def class_imbalance(
     ## When it is wrong
     Rare classes may be rare on purpose, and accuracy all that counts. Segmentation and tagging, where the background
     comes first, are given more steps. Language is not judged. As soon as the rare classes are predicted, or, of
-    several labels, as soon as the loss tells that they are being learned, nothing is said.
+    several labels, as soon as the loss tells that they are being learned, nothing is said. The rarer answer to several
+    labels is judged where the weights of the loss ask for it.
 
     ## References
     He & Garcia 2009, Learning from imbalanced data. Buda et al. 2018, A systematic study of the class imbalance problem
@@ -63,7 +65,10 @@ def class_imbalance(
         return
     binary = loss.kind.startswith("binary")
     if binary and prod(loss.outputs[1:]) > 1:
-        if history.step >= patience_labels:
+        outvoted = _outvoted(history, rare_answers, patience)
+        if outvoted is not None:
+            yield outvoted
+        elif history.step >= patience_labels:
             yield from _given_up(history, rarely, answers, given_up)
         else:
             yield Skipped(f"several labels a sample: fewer than {patience_labels} steps")
@@ -102,6 +107,30 @@ def class_imbalance(
         confidence=0.95 if single else 0.85,
         severity=Severity.ERROR if single and share > 1 - 1e-6 else None,
         remedies=(_look(), _weigh(binary, rare)) if single else (_weigh(binary, rare), _sample()),
+    )
+
+
+def _outvoted(history: History, answers: float, patience: int) -> Evidence | None:
+    """Answers to several labels a sample that are all the rarer one, for which the weights of the loss ask."""
+    names = ("accuracy", "batch_class_share", "batch_class", "largest_predicted_share", "weighed_ones_share")
+    seen = {name: history.series(name)[1][-5:] for name in names}
+    if history.step < patience or any(len(values) < 5 for values in seen.values()):
+        return None
+    right, frequent, ones, favoured, weighed = (float(np.median(seen[name])) for name in names)
+    weighed = 1 - weighed if ones else weighed
+    if favoured < answers or weighed < answers or frequent < 0.6 or right > 1 - frequent + 0.1:
+        return None
+    return Evidence(
+        message=f"{favoured:.0%} of the answers are the same, and the rarer one: {right:.0%} of them are right, where "
+        f"the other would be right in {frequent:.0%}. The loss gives {weighed:.0%} of the weight to the rarer one",
+        layers=last_layers(history.facts),
+        readings=(
+            Reading("share of right answers", right, frequent),
+            Reading("share of the same answer in the predictions", favoured, answers),
+            Reading("share of the rarer answer in the targets, as the loss weighs it", weighed, answers),
+        ),
+        confidence=0.9,
+        remedies=(_weigh(True, frequent if ones else 1 - frequent),),
     )
 
 
@@ -144,7 +173,11 @@ def _given_up(history: History, rarely: float, answers: float, least: int) -> It
         readings=(
             Reading("mean share of the frequent answer", share, rarely),
             Reading(
-                "share of one answer in the predictions", float(favoured.min()), answers, "", (begin, history.step)
+                "share of one answer in the predictions",
+                float(favoured.min()),
+                answers,
+                "",
+                (int(steps[begin]), history.step),
             ),
             Reading("training loss", state.recent, state.constant, "loss"),
         ),
@@ -235,7 +268,7 @@ def _turns(share: float, batch: float, classes: int = 3) -> History:
     return history
 
 
-def _labels(loss: float, found: int = 0, rare: float = 0.02, steps: int = 80) -> History:
+def _rare_labels(loss: float, found: int = 0, rare: float = 0.02, steps: int = 80) -> History:
     """Forty labels a sample; the last ``found`` steps give rare ones."""
     nodes = ("BinaryCrossEntropyWithLogitsBackward0",)
     what = Loss("binary-cross-entropy-with-logits", nodes, (32, 40), (32, 40), (32, 40), layer="fc")
@@ -252,6 +285,21 @@ def _labels(loss: float, found: int = 0, rare: float = 0.02, steps: int = 80) ->
     )
 
 
+def _labels(right: float, favoured: float, weighed: float) -> History:
+    nodes = ("BinaryCrossEntropyWithLogitsBackward0",)
+    what = Loss("binary-cross-entropy-with-logits", nodes, (32, 8), (32, 8), (32, 8), layer="fc")
+    return History.of(
+        Facts(layers=(Layer("fc", "linear", called=True),), loss=what, batch=32),
+        loss=[3.0] * 100,
+        largest_class_share=[0.99] * 100,
+        weighed_ones_share=[weighed] * 100,
+        batch_class=[0.0] * 100,
+        largest_predicted_share=[favoured] * 100,
+        batch_class_share=[0.74] * 100,
+        accuracy=[right] * 100,
+    )
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
@@ -259,7 +307,8 @@ def fires() -> tuple[History, ...]:
         _history(0.8, 1.0, 10),
         _history(1.0, 1.0, 10, 12),
         _turns(0.3, 1.0),  # sorted
-        _labels(0.11),
+        _rare_labels(0.11),
+        _labels(0.28, 0.97, 0.98),
     )
 
 
@@ -272,9 +321,11 @@ def quiet() -> tuple[History, ...]:
         _history(0.17, 1.0, 27),  # letters
         _history(0.97, 1.0, steps=10),  # too early
         _turns(0.3, 0.4),  # shuffled
+        _labels(0.74, 0.98, 0.26),  # the frequent answer
+        _labels(0.26, 0.98, 0.5),  # balanced, not learned yet
         _turns(0.5, 0.95, 1),  # one class is rare, and weighs more
-        _labels(0.05),  # about to be found
-        _labels(0.11, found=5),
-        _labels(0.11, rare=0.2),
-        _labels(0.11, steps=50),  # too early
+        _rare_labels(0.05),  # about to be found
+        _rare_labels(0.11, found=5),
+        _rare_labels(0.11, rare=0.2),
+        _rare_labels(0.11, steps=50),  # too early
     )

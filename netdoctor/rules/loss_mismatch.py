@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
 from netdoctor.ends import head, last_layers
-from netdoctor.facts import Facts, Layer, Loss
+from netdoctor.facts import Facts, Layer, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
@@ -33,14 +34,17 @@ def loss_mismatch(
     one_hot: float = 0.99,  # share of one-hot targets where values are compared
     even: float = 0.9,  # evenness of whole targets from 0 up: class indices 0.93 and more, ratings from 1 to 5 0.898
     indices: tuple[int, int] = (3, 30),  # fewest and most classes: of two, squares are a proper score; more are counts
+    rough: float = 0.35,  # change of rank by frequency to the next number: 1 of unrelated ones, a quantity's near 0
+    uneven: float = 0.97,  # evenness up to which this change is more than the noise of counting
     batches: int = 3,  # whose targets tell
 ) -> Iterator[Evidence | Skipped]:
     """The loss fits another kind of target, or another kind of output, than it is given.
 
     ## What it looks at
-    Cross-entropy of a single output; "probabilities" of classes that do not sum to 1 where the loss picks one of them;
-    several labels a sample under one softmax; one-hot targets under an absolute error, or under squares behind a
-    softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output, which are class indices.
+    Cross-entropy of a single output; kl_div of what is no logarithm; "probabilities" of classes that do not sum to 1
+    where the loss picks one of them; several labels a sample under one softmax; one-hot targets under an absolute
+    error, or under squares behind a softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output,
+    which are class indices; whole targets for each token, up to the number of tokens, in no order.
 
     ## Why it matters
     Such a loss can fall without the task being learned. Cross-entropy of one output is 0 for every input; where nothing
@@ -60,7 +64,14 @@ def loss_mismatch(
         yield Skipped("the loss does not show how it is made")
         return
     functions = head(loss).functions
-    names = ("probability_total", "several_labels_share", "one_hot_share", "target_evenness", "target_high")
+    names = (
+        "probability_total",
+        "several_labels_share",
+        "one_hot_share",
+        "target_evenness",
+        "target_high",
+        "target_roughness",
+    )
     readings = {name: history.series(name)[1][:20] for name in names}
     seen = {name: float(np.median(values)) for name, values in readings.items() if len(values) >= batches}
     sums, many, flags = (seen.get(name) for name in names[:3])
@@ -86,6 +97,14 @@ def loss_mismatch(
             Reading("share of targets with several labels", many, several),
             _BINARY,
         )
+    elif loss.kind == "kl-div" and functions[-1:] == ("softmax",) and head(loss).meets in _DIVERGING:
+        yield _evidence(
+            history,
+            "kl_div is given probabilities where it takes their logarithms: its gradient no longer depends on how far "
+            "the answer is from the target",
+            Reading("softmax without a logarithm before kl_div", 1.0, 0.0),
+            _LOGARITHMS,
+        )
     elif loss.kind in ("mse", "l1", "smooth-l1") and flags is not None and flags >= one_hot:
         bounded = functions[-1:] in (("softmax",), ("sigmoid",))
         if loss.kind == "l1" or bounded:
@@ -100,7 +119,8 @@ def loss_mismatch(
             )
     elif loss.kind in ("mse", "l1", "smooth-l1") and "target_evenness" in seen:
         evenness, classes = float(readings["target_evenness"][-1]), int(readings["target_high"].max(initial=0)) + 1
-        if evenness >= even and indices[0] <= classes <= indices[1]:
+        several_each = prod((loss.targets or loss.outputs)[1:]) > 1
+        if evenness >= even and indices[0] <= classes <= indices[1] and not several_each:
             yield _evidence(
                 history,
                 f"The targets are whole numbers from 0 to {classes - 1}, each about as frequent: indices of {classes} "
@@ -109,6 +129,25 @@ def loss_mismatch(
                 _CATEGORICAL,
                 confidence=0.8,
             )
+        roughness, words = seen.get("target_roughness", 0.0), _vocabulary(history.facts)
+        if several_each and 0 < evenness <= uneven and roughness >= rough and 0.9 * words <= classes <= words:
+            yield _evidence(
+                history,
+                f"The targets are tokens: whole numbers from 0 to {classes - 1}, as many as the embedding has, and how "
+                "frequent one is tells nothing of the next; the loss takes them for a quantity, as if token 1 lay "
+                "between 0 and 2",
+                Reading("change of rank by frequency from a target to the next number", roughness, rough),
+                _CATEGORICAL,
+                confidence=0.85,
+            )
+
+
+def _vocabulary(facts: Facts) -> int:
+    """How many tokens the embedding knows that takes the model's input; 0 without one."""
+    if facts.input_floating is not False:
+        return 0
+    first = next((layer.name for layer in facts.layers if layer.called and not layer.inputs), "")
+    return next((p.shape[0] for p in facts.parameters if p.layer == first and p.role == "embedding"), 0)
 
 
 def _evidence(
@@ -136,6 +175,13 @@ _BINARY = Remedy(
     source="PyTorch documentation, nn.BCEWithLogitsLoss; Bishop 2006, section 4.3.2",
     effect="several labels can be right at once, and one output can be wrong",
 )
+_LOGARITHMS = Remedy(
+    action="Give kl_div the logarithms of the model's probabilities",
+    code='loss = F.kl_div(F.log_softmax(logits, dim=1), target, reduction="batchmean")  # target: probabilities',
+    source="PyTorch documentation, nn.KLDivLoss (input in log-space)",
+    effect="the loss is a divergence: least, and 0, where both distributions are equal",
+)
+_DIVERGING = ("MulBackward0", "KlDivBackward0")  # what takes the first argument of kl_div
 _SQUARES = Remedy(
     action="Use the squared error for a quantity, the binary cross-entropy for a yes or no",
     code="loss = F.mse_loss(output, y)  # of equal shapes\n"
@@ -154,6 +200,20 @@ def _history(kind: str, *nodes: str, extent: int = 10, **readings: float) -> His
 
 
 _NLL, _LOG, _SOFT, _SUB = "NllLossBackward0", "LogSoftmaxBackward0", "SoftmaxBackward0", "SubBackward0"
+_KL = ("DivBackward0", "SumBackward0", "SubBackward0", "MulBackward0")
+
+
+def _tokens(words: int, roughness: float, evenness: float = 0.87) -> History:
+    history = _history(
+        "mse", "MseLossBackward0", target_evenness=evenness, target_high=26.0, target_roughness=roughness
+    )
+    history.facts = history.facts.with_changes(
+        layers=(Layer("embed", "embedding", called=True), *history.facts.layers),
+        parameters=(Parameter("embed.weight", "embed", (words, 8), "embedding"),),
+        loss=Loss("mse", ("MseLossBackward0",), layer="fc", targets=(16, 20)),
+        input_floating=False,
+    )
+    return history
 
 
 def fires() -> tuple[History, ...]:
@@ -165,8 +225,10 @@ def fires() -> tuple[History, ...]:
             "cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.7
         ),
         _history("l1", "MeanBackward0", "AbsBackward0", _SUB, one_hot_share=1.0),
+        _history("kl-div", *_KL, _SOFT),
         _history("mse", "MseLossBackward0", _SOFT, one_hot_share=1.0),
         _history("mse", "MseLossBackward0", target_evenness=0.99, target_high=9.0),
+        _tokens(27, 0.9),
     )
 
 
@@ -177,10 +239,14 @@ def quiet() -> tuple[History, ...]:
         _history(
             "cross-entropy", "SumBackward0", "MulBackward0", _LOG, probability_total=1.0, several_labels_share=0.0
         ),
+        _history("kl-div", *_KL, _LOG),
         _history("mse", "MseLossBackward0", one_hot_share=1.0),  # squares without softmax
         _history("mse", "MseLossBackward0", "SigmoidBackward0", one_hot_share=1.0),  # a note
         _history("mse", "MseLossBackward0", target_evenness=1.0, target_high=1.0),  # two classes
         _history("mse", "MseLossBackward0", target_evenness=0.89, target_high=5.0),  # ratings
         _history("mse", "MseLossBackward0", target_evenness=0.0, target_high=2.3),  # a quantity
+        _tokens(27, 0.1),  # levels of a quantity
+        _tokens(27, 0.9, 0.99),  # all alike: the roughness is noise
+        _tokens(1000, 0.9),  # a score of each word
         History.of(Facts(loss=Loss("nll", (_NLL, _SOFT))), probability_total=[11.0]),  # too early
     )

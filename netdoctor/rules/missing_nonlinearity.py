@@ -36,8 +36,9 @@ def missing_nonlinearity(
 
     ## When it is wrong
     Left alone are factorisations (low rank, depthwise and separable convolutions, ALBERT's embedding), layers that are
-    also used elsewhere, and an embedding that ends one part of the model before another begins. A network without any
-    nonlinearity and with weights of its author's choice is a study of deep linear networks: a note, unless it stalls.
+    also used elsewhere, and an embedding that ends one part of the model before another, or a head, begins. A network
+    without any nonlinearity and with weights of its author's choice is a study of deep linear networks: a note, unless
+    it stalls.
 
     ## References
     Goodfellow et al. 2016, Deep Learning, section 6.1 (learning XOR). UMLAUT; NeuraLint. Saxe et al. 2014, Exact
@@ -110,11 +111,13 @@ def _separable(first: Parameter, second: Parameter) -> bool:
 
 
 def _interface(first: Layer, second: Layer) -> bool:
-    """Whether one part of the model ends with the first layer and another begins with the second."""
+    """Whether one part of the model ends with the first layer and another, or a head alone, begins with the second."""
     a, b = first.name.split("."), second.name.split(".")
     place = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 0)
-    leaves = place == len(a) - 1 and place == len(b) - 1
-    return not leaves and not (a[place].isdigit() and b[place].isdigit())
+    if len(a) == len(b) == place + 1:
+        return False
+    blocks = a[place].isdigit() and b[place].isdigit() and len(b) > place + 1  # alike, one behind the other
+    return not blocks
 
 
 def _linear(facts: Facts, pairs: Sequence[Pair]) -> bool:

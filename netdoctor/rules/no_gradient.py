@@ -25,10 +25,10 @@ def no_gradient(
     """Parameters that the optimizer holds never get a gradient, or every gradient is exactly zero.
 
     ## What it looks at
-    Whether ``.grad`` was None at every sampled step of the optimizer that holds the parameter, and whether its layer
-    took part in the forward pass, with gradients or under ``no_grad``. A warning where the network's first layers are
-    cut off from the loss (``detach``, numpy, argmax on the way), where layers run under ``no_grad``, or where all
-    gradients are exactly zero; a note about side branches.
+    Whether ``.grad`` was None at every sampled step of the optimizer that holds the parameter, whether its layer took
+    part in the forward pass, with gradients or under ``no_grad``, and whether the loss was computed from anything. A
+    warning where the network's first layers are cut off from the loss (``detach``, numpy, argmax on the way), where
+    layers run under ``no_grad``, or where all gradients are exactly zero; a note about side branches.
 
     ## Why it matters
     What gets no gradient stays as it was initialised, and the layers behind it learn from noise.
@@ -52,7 +52,11 @@ def no_gradient(
         return
     with np.errstate(invalid="ignore"):
         never = (seen >= samples) & ~(table.values == 0).any(0)
-    if not never.any() or never[seen > 0].all():
+    if not never.any():
+        return
+    if never[seen > 0].all():
+        if len(history.table("rootless_loss")) >= samples:
+            yield _rootless(history)
         return
     facts, missing = history.facts, {name for name, none in zip(table.columns, never, strict=True) if none}
     owners: dict[str, list[Parameter]] = {}
@@ -144,6 +148,26 @@ def _all_zero(history: History, norms: NDArray[np.float32]) -> Evidence:
     )
 
 
+def _rootless(history: History) -> Evidence:
+    count = len(history.table("rootless_loss"))
+    return Evidence(
+        message=f"backward() starts from a tensor that was made anew in all {count} samples, not from what the model "
+        "computed: no parameter gets a gradient",
+        readings=(Reading("samples of a loss without a graph", float(count), 0.0, "", (1, history.step)),),
+        severity=Severity.ERROR,
+        confidence=0.97,
+        remedies=(
+            Remedy(
+                "Call backward() on the loss as the loss function returns it",
+                "loss = loss_fn(model(x), y)  # no torch.tensor(loss), .item(), .detach(), .data or requires_grad_()\n"
+                "loss.backward()",
+                "PyTorch documentation, torch.tensor (no autograd history) and autograd mechanics",
+                "gradients reach the weights",
+            ),
+        ),
+    )
+
+
 def _listed(names: Sequence[str]) -> str:
     if len(names) <= 2:
         return " and ".join(spoken(name) for name in names)
@@ -172,12 +196,19 @@ def _history(rows: int, missing: dict[str, float], called: bool = True, ungraded
     return History.of(facts, gradient_missing=readings, gradient_norm=[1.0] * rows, loss=[2.3] * rows)
 
 
+def _rootless_history(rows: int) -> History:
+    history = _history(5, {"encoder": 1.0, "head": 1.0})
+    history.record_rows(range(1, rows + 1), "rootless_loss", [[1.0]] * rows)
+    return history
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _history(5, {"encoder": 1.0, "head": 0.0}),
         History.of(gradient_missing={"fc.weight": [0.0] * 5}, gradient_norm=[0.0] * 5, loss=[0.7] * 5),
         _history(5, {"head": 0.0, "encoder": 1.0}, ungraded=True),
+        _rootless_history(5),
     )
 
 
@@ -188,6 +219,7 @@ def quiet() -> tuple[History, ...]:
         _history(30, {"encoder": 0.0, "expert": 1.0, "head": 0.0}, called=False),  # never called: a note
         _history(30, {"online": 0.0, "target": 1.0, "head": 0.0}, ungraded=True),  # a slow copy that gives targets
         _history(3, {"encoder": 1.0, "head": 0.0}),  # too early
+        _rootless_history(1),  # a batch without targets
         History.of(
             gradient_missing={"fc.weight": [0.0] * 9}, gradient_norm=[0.0] * 9, loss=[0.0] * 9
         ),  # fits perfectly

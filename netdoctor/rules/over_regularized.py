@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import remedies
-from netdoctor.facts import Facts, Group, Layer, Loss, Parameter
+from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_growth
@@ -37,6 +38,9 @@ def over_regularized(
     gain: float = 0.9,  # of the best constant prediction's loss: what gained more is not held back
     collapsed: float = 0.5,  # of the start, median; none above 0.8: weights that a penalty in the loss takes down
     silent: float = 0.3,  # spread of the outputs over that of the targets
+    undecided: float = 0.005,  # below the largest possible entropy, and
+    flattened: float = 0.25,  # of what it was below it at the start: a policy under a bonus that outweighs all else
+    bonus: float = 1.0,  # loss per nat of entropy; A3C takes 0.01 where rewards are at most 1 (Mnih et al. 2016)
     patience: int = 40,  # steps
 ) -> Iterator[Evidence | Skipped]:
     """The weights are pulled to zero faster than the data can hold them, and the model stays below what it could do.
@@ -44,7 +48,7 @@ def over_regularized(
     ## What it looks at
     Learning rate times weight decay, the share of each weight that a step takes away (momentum multiplies it), where
     the weights shrink and the loss stays high; without weight decay, weights that all shrink by half and more while the
-    outputs lose their spread: a penalty in the loss.
+    outputs lose their spread: a penalty in the loss; and a policy whose entropy rises to the largest possible.
 
     ## Why it matters
     Decoupled decay of lr·λ a step makes the weights an average over the last 1/(lr·λ) steps and holds their rms at
@@ -52,7 +56,8 @@ def over_regularized(
 
     ## When it is wrong
     Convex problems trained with large steps bear much decay. A model that does well is not judged. Pruning by a penalty
-    is meant to take most weights to zero, but not all alike.
+    is meant to take most weights to zero, but not all alike. A policy without any reward yet is not judged: where the
+    bonus is usual, the loss is near zero then.
 
     ## References
     Loshchilov & Hutter 2019, Decoupled weight decay regularization. Kosson et al. 2024, Rotational equilibrium, section
@@ -80,6 +85,11 @@ def over_regularized(
         group = None
         why = "The weights shrink without weight decay, and the outputs lose their spread: a penalty in the loss"
         reading = Reading("largest rms of a weight over its first", float(ratios.max()), 0.8, "", (1, steps))
+    elif strongest == 0 and float(ratios.max()) < shrunk:
+        found = _even(history, undecided, flattened, bonus)
+        if found is not None:
+            yield found
+        return
     else:
         return
     loss = f"; the loss is {run.recent:.3g}" if run is not None else ""
@@ -89,6 +99,42 @@ def over_regularized(
         confidence=0.85,
         remedies=(_lower(history.facts, group, [] if typical > collapsed else names),),
     )
+
+
+def _even(history: History, undecided: float, flattened: float, bonus: float) -> Evidence | None:
+    """A policy that becomes as even as can be, at a loss that is nothing but its entropy."""
+    table, losses = history.table("softmax_entropy"), history.series("loss")[1][-10:]
+    units = {layer.name: layer.units for layer in history.facts.layers}
+    if len(table) < 5 or not len(losses) or history.facts.several_losses:
+        return None
+    for place, name in enumerate(table.columns):
+        entropy = table.values[:, place]
+        entropy = entropy[np.isfinite(entropy)]
+        nats = math.log(max(units.get(name, 0), 1))
+        if len(entropy) < 5 or nats == 0 or name != history.facts.loss.layer:
+            continue
+        first, now, weight = 1 - float(entropy[0]), 1 - float(np.min(entropy[-3:])), -float(np.mean(losses)) / nats
+        if now < undecided and now < flattened * first and weight > bonus:
+            return Evidence(
+                message=f"The choices of {spoken(name)} become equal: their entropy rose from {1 - first:.2%} to "
+                f"{1 - now:.2%} of the possible while the weights shrink without weight decay. The loss is that of a "
+                f"bonus of {weight:.2g} for each nat of entropy, which outweighs what the choices earn.",
+                layers=(name,),
+                readings=(
+                    Reading("entropy of the choices over the possible", 1 - now, 1 - undecided),
+                    Reading("loss per nat of entropy, negated", weight, bonus, "loss"),
+                ),
+                confidence=0.85,
+                remedies=(
+                    Remedy(
+                        "Lower the factor of the entropy's bonus to 0.01",
+                        "loss = policy_loss - 0.01 * entropy.mean()",
+                        "Mnih et al. 2016, Asynchronous methods for deep reinforcement learning, section 5.1",
+                        "the policy follows the reward",
+                    ),
+                ),
+            )
+    return None
 
 
 def _rates(history: History) -> list[float]:
@@ -168,11 +214,24 @@ _FALLING = 0.1 * np.linspace(1.0, 0.6, 100)
 _COLLAPSE = {"target_low": -2.0, "target_high": 2.0, "output_low": -0.1, "output_high": 0.1}
 
 
+def _policy(entropy: list[float], loss: float, weights: float) -> History:
+    layer = Layer("fc", "linear", "Linear", "", 8, 4, 4, called=True)
+    history = _history(0.0, 0.1 * np.linspace(1.0, weights, 100), loss)
+    history.facts = history.facts.with_changes(layers=(layer,), loss=Loss(layer="fc"))
+    for step, value in enumerate(entropy, 1):
+        history.record(step, "softmax_entropy", [value], ("fc",))
+    return history
+
+
+_RISING = [0.988, 0.99, 0.997, 0.9992, 0.9994, 0.9995, 0.9995]
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _history(5.0, _FALLING, 0.6),
         _history(0.0, 0.1 * np.linspace(1.0, 0.05, 100), 2.2, _COLLAPSE),
+        _policy(_RISING, -13.9, 0.8),
     )
 
 
@@ -182,5 +241,8 @@ def quiet() -> tuple[History, ...]:
         _history(0.01, 0.1 * np.linspace(1.0, 1.5, 100), 0.1),  # healthy
         _history(5.0, _FALLING, 0.01),  # converged all the same
         _history(0.0, 0.1 * np.linspace(1.0, 0.4, 100), 0.1),  # began with weights that are too large
+        _policy(_RISING, -0.01, 0.8),  # no reward yet, and a bonus of 0.01
+        _policy(_RISING[:1] * 7, -13.9, 0.8),
+        _policy(_RISING, -13.9, 1.2),
         _history(5.0, _FALLING[:20], 2.0),  # too early
     )

@@ -11,7 +11,7 @@ from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
-from netdoctor.stacks import Stack, mean, stacked, stacks, stream
+from netdoctor.stacks import Stack, completed, mean, stacked, stacks, stream
 
 CAUSED = (
     "attention-collapse",
@@ -39,6 +39,7 @@ def poor_initialization(
     shrink: float = 0.17,  # of the signal over these; after 6, Kaiming and tanh's Xavier keep 0.24, ReLU with 1/D 0.09
     growth: float = 3.0,  # of the signal over these; the lecture's 1.28x a layer make 3.4, Kaiming after 20 at most 1.8
     lost: float = 1e-2,  # of the signal after 3 layers: torch's default keeps 0.03 or more, 0.003 with sigmoids
+    tiny: float = 1e-4,  # of the signal after 2 layers, 1 % each: torch's default keeps 0.1, with sigmoids 0.02
     invisible: float = 1e-6,  # of the signal: beside a bias it drowns in float32's rounding (1e-7)
     agreement: float = 0.9,  # weight std over the ideal, or its inverse: else it is not the weights
     oversized: float = 3.0,  # weight std over the ideal: N(0, 1) at a fan-in of 18 and more; two such layers make 9x
@@ -50,12 +51,12 @@ def poor_initialization(
     """The signal shrinks or grows from layer to layer at the start, because the weights are too small or too large.
 
     ## What it looks at
-    Each stack of linear and convolutional layers with no normalisation, residual path or branch in between, at its
-    first sampled step: how much of the signal (std of a unit over the batch) at the first layer's input reaches the
-    last layer, and each layer's weight std against the one that keeps the variance. Both must agree. Two layers with
-    weights several times too large count in any stack. Likewise the growth of a residual stream over its branches, the
-    recurrent weights and the growth of a gradient through time, and the weights of attention whose queries each pick
-    one key.
+    Each stack of linear and convolutional layers, the author's own among them, with no normalisation, residual path or
+    branch in between, at its first sampled step: how much of the signal (std of a unit over the batch) at the first
+    layer's input reaches the last layer, and each layer's weight std against the one that keeps the variance. Both must
+    agree. Two layers with weights several times too large count in any stack. Likewise the growth of a residual stream
+    over its branches, the recurrent weights and the growth of a gradient through time, and the weights of attention
+    whose queries each pick one key.
 
     ## Why it matters
     A factor other than 1 multiplies from layer to layer, forward and backward: early layers get no gradient or far too
@@ -84,12 +85,15 @@ def poor_initialization(
         large = [ratio >= oversized for ratio in stack.ideal].count(True) >= 2
         growing = passed >= depth and total >= growth and mean(stack.ideal[:-1]) >= 1 / agreement
         weak = all(ratio > 0 for ratio in stack.least[:-1]) and mean(stack.least[:-1]) <= agreement
-        shrinking = weak and (total <= shrink if passed >= depth else passed >= 3 and total <= lost)
+        bound = shrink if passed >= depth else lost if passed >= 3 else tiny if passed == 2 else 0.0
+        shrinking = weak and total <= bound
         ill = [
             layer.name
             for layer, low, high in zip(stack.layers, stack.least, stack.ideal, strict=True)
             if (0 < low <= agreement if shrinking else high >= 1 / agreement)
         ]
+        if shrinking and passed < 3:  # weights so small are seldom those of one stack alone
+            ill += [name for name in _as_small(history) if name not in ill]
         if large or growing or shrinking:
             found.append((stack, ill, large and not growing))
     others = [
@@ -116,9 +120,10 @@ def _stacked(
     worst, ill, large = max(found, key=lambda each: (not each[0].default, abs(math.log(max(each[0].total, 1e-30)))))
     layers = tuple(dict.fromkeys((*ill, *(name for _, names, _ in found for name in names))))
     outputs = {stack.layers[-1].name for stack, _, _ in found}
+    facts, inside = completed(history), {layer.name for layer in worst.layers}
     gone, sure = worst.total <= invisible, large or (worst.total <= lost and not worst.default)
     return Evidence(
-        message=worst.describe(history, ill, scale=not large),
+        message=worst.describe(history, [name for name in ill if name in inside], scale=not large),
         layers=layers,
         readings=(
             Reading(
@@ -131,11 +136,21 @@ def _stacked(
         ),
         confidence=0.95 if gone or sure else 0.6 if worst.default else 0.85,
         remedies=(
-            remedies.initialise(history.facts, layers),
-            remedies.normalise(history.facts, [name for name in layers if name not in outputs]),
+            remedies.initialise(facts, layers),
+            remedies.normalise(facts, [name for name in layers if name not in outputs]),
         ),
         severity=Severity.ERROR if gone else Severity.WARNING if stalled or not worst.default else Severity.NOTE,
     )
+
+
+def _as_small(history: History, small: float = 0.1) -> Iterator[str]:
+    """Layers but the last one whose weights, of stacks or not, are far below those that keep the variance."""
+    facts, stds = completed(history), history.first("weight_std")
+    for layer in stacked(facts):
+        weight = facts.weight(layer.name)
+        std = stds.get(weight.name, 0.0) if weight is not None else 0.0
+        if 0 < std <= small * remedies.ideal_std(layer) and layer.name != facts.loss.layer:
+            yield layer.name
 
 
 def _residual(history: History, growth: float) -> Iterator[Evidence]:
@@ -248,6 +263,7 @@ def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _history(0.05, HALVING),
+        _history(0.001, [1.0, 1e-2, 1e-4]),
         _history(0.2, [2.0**i for i in range(7)]),
         _history(1.0, [1.0, 10.0, 100.0]),  # N(0, 1)
         _history(0.0577, DEFAULT),  # a note
@@ -261,6 +277,7 @@ def quiet() -> tuple[History, ...]:
         _history(0.1, [1.0] * 7),  # healthy
         _history(0.1, HALVING),  # a shrinking signal, but not for the weights
         _history(0.0577, DEFAULT[:4]),  # torch's default, not deep
+        _history(0.0577, [1.0, 0.15, 0.02]),  # with sigmoids
         _history(0.05, HALVING, [2.3 * 0.9**i for i in range(40)]),  # it learned
         History.of(_history(0.1, [1.0] * 7).facts),  # nothing measured yet
     )

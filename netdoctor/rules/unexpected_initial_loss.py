@@ -21,13 +21,14 @@ def unexpected_initial_loss(
     *,
     excess: float = 10.0,  # nats above that of equal shares; residual networks without norm start 6 above and train
     given: float = 5.0,  # rms of what the last layer is given: above, the signal has grown before
+    sharpest: float = 200.0,  # factor on the logits: ArcFace takes 64, CLIP (section 2.5) clips at 100
     logits: float = 0.5,  # std of the logits that the remedy aims at: it costs 0.1 nats
 ) -> Iterator[Evidence | Skipped]:
     """The first loss is far above that of an output which knows nothing.
 
     ## What it looks at
     The loss of the first step against ln K for K classes, ln 2 for a yes or no: what equal shares cost, in the unit
-    of the loss as it is computed.
+    of the loss as it is computed; and the number, one over a temperature, that multiplies the logits.
 
     ## Why it matters
     Before the first step a model knows nothing, so it had better say so. Logits of std s cost about s²/2 on top. The
@@ -37,7 +38,8 @@ def unexpected_initial_loss(
     ## When it is wrong
     Where the signal has grown on its way to the last layer, or the input is out of scale, this rule leaves it to
     others. A network trained on other classes starts sure and wrong; there the finding is right, and the head needs
-    fresh weights. Logits that are scaled on purpose, as cosines in contrastive losses and ArcFace, are not judged.
+    fresh weights. Logits that are scaled on purpose, as cosines in contrastive losses and ArcFace, are not judged,
+    unless by far more than these need.
 
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("verify loss @ init"). Ben Braiek & Khomh 2023, TheDeepChecker
@@ -45,7 +47,8 @@ def unexpected_initial_loss(
     """
     facts = history.facts
     loss = facts.loss
-    categorical = loss.kind == "cross-entropy" and head(loss).functions == ("log_softmax",)
+    sharp = loss.kind == "cross-entropy" and abs(loss.sharpness) > sharpest
+    categorical = loss.kind == "cross-entropy" and (sharp or head(loss).functions == ("log_softmax",))
     binary = loss.kind == "binary-cross-entropy-with-logits" and head(loss).functions == ()
     first, uninformed = history.first("loss").get(""), history.first("uninformed_loss").get("")
     if not (categorical or binary) or first is None or not uninformed or facts.several_losses:
@@ -54,6 +57,9 @@ def unexpected_initial_loss(
     classes = 2 if binary else loss.classes or loss.softmax_extent
     nat = uninformed / math.log(max(classes, 2))  # of the user's loss
     if nat <= 0 or not (first - uninformed) / nat > excess:
+        return
+    if sharp:
+        yield _hard(history, first, uninformed, excess * nat, sharpest)
         return
     if history.first("input_rms").get(loss.layer, 1.0) > given:
         return
@@ -77,6 +83,31 @@ def unexpected_initial_loss(
         remedies=(_quiet(facts, layer, signal, logits),)
         if layer is not None and layer.fan_in
         else (_look(loss.layer),),
+    )
+
+
+def _hard(history: History, first: float, uninformed: float, excess: float, sharpest: float) -> Evidence:
+    """Logits that a temperature makes too large."""
+    loss = history.facts.loss
+    factor, classes = abs(loss.sharpness), loss.classes or loss.softmax_extent
+    return Evidence(
+        message=f"The first loss is {first:.4g}; an output that knows nothing has {uninformed:.4g} (ln {classes}): the "
+        f"logits are divided by a temperature of {1 / factor:.3g}, which makes of every small difference a sure answer",
+        layers=last_layers(history.facts),
+        readings=(
+            Reading("factor on the logits", factor, sharpest, "", (1, 1)),
+            Reading("first loss", first, uninformed + excess, "loss", (1, 1)),
+        ),
+        confidence=0.95,
+        remedies=(
+            Remedy(
+                action="Raise the temperature to 0.1; 0.05 to 0.5 are usual for cosines",
+                code="loss = F.cross_entropy(similarity / 0.1, target)",
+                source="Chen et al. 2020, A simple framework for contrastive learning, table 5; Radford et al. 2021, "
+                "section 2.5",
+                effect="all negatives count, and the gradients are as many times smaller",
+            ),
+        ),
     )
 
 
@@ -106,8 +137,9 @@ def _look(layer: str) -> Remedy:
     )
 
 
-def _history(first: float, classes: int = 10, *nodes: str, given: float = 1.0) -> History:
-    loss = Loss("cross-entropy", nodes or ("NllLossBackward0", "LogSoftmaxBackward0"), layer="fc", classes=classes)
+def _history(first: float, classes: int = 10, *nodes: str, given: float = 1.0, sharpness: float = 1.0) -> History:
+    nodes = nodes or ("NllLossBackward0", "LogSoftmaxBackward0")
+    loss = Loss("cross-entropy", nodes, layer="fc", classes=classes, sharpness=sharpness)
     facts = Facts(
         layers=(Layer("fc", "linear", fan_in=64, called=True),),
         parameters=(Parameter("fc.weight", "fc", (classes, 64), "weight"), Parameter("fc.bias", "fc", (10,), "bias")),
@@ -123,9 +155,17 @@ def _history(first: float, classes: int = 10, *nodes: str, given: float = 1.0) -
     )
 
 
+_COSINES = ("NllLossBackward0", "LogSoftmaxBackward0", "MulBackward0", "MmBackward0", "DivBackward0")
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
-    return (_history(37.6), _history(41.0, 27), _history(25.0, 50_000))
+    return (
+        _history(37.6),
+        _history(41.0, 27),
+        _history(25.0, 50_000),
+        _history(31.5, 64, *_COSINES, sharpness=1000.0),
+    )
 
 
 def quiet() -> tuple[History, ...]:
@@ -135,6 +175,6 @@ def quiet() -> tuple[History, ...]:
         _history(3.4),  # He's initialisation
         _history(1e7, given=2e6),  # the signal explodes before
         _history(0.02),  # goes on from a checkpoint
-        _history(45.0, 10, "NllLossBackward0", "LogSoftmaxBackward0", "MulBackward0"),  # cosines times 64
+        _history(45.0, 10, *_COSINES, sharpness=64.0),
         History.of(Facts(loss=Loss("cross-entropy", ("NllLossBackward0", "LogSoftmaxBackward0")))),  # too early
     )

@@ -202,3 +202,10 @@ def test_a_deep_linear_network_with_weights_of_choice_is_a_note() -> None:
         nn.init.orthogonal_(layer.weight)
     (note,) = rounds(rule, model, rows(16, 16, 16))
     assert note.severity is Severity.NOTE
+
+
+def test_a_head_behind_a_backbone_that_ends_linearly_is_its_authors_choice() -> None:
+    backbone = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32))
+    assert not rounds(rule, nn.Sequential(backbone, nn.Linear(32, 1)), rows(16, 8))
+    blocks = [nn.Sequential(nn.Linear(8, 32)), nn.Sequential(nn.Linear(32, 32)), nn.Sequential(nn.Linear(32, 1))]
+    assert loud(rounds(rule, nn.Sequential(*blocks), rows(16, 8)))

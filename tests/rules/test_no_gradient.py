@@ -1,5 +1,7 @@
 """no-gradient on real runs."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -101,3 +103,21 @@ def test_healthy_and_two_optimizers() -> None:
                 optimizer.step()
         monitor.diagnose()
         assert not found(monitor.history, Severity.NOTE)
+
+
+@pytest.mark.parametrize(
+    "anew", [lambda loss: torch.tensor(loss.item(), requires_grad=True), lambda loss: loss.detach().requires_grad_()]
+)
+def test_a_loss_made_anew_is_named_and_one_among_others_is_not(anew: Callable[[Tensor], Tensor]) -> None:
+    for always in (True, False):
+        model = Model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with netdoctor.watch(model, reporters=[], every=1) as monitor:
+            for i in range(10):
+                loss = F.cross_entropy(model(X), Y)
+                optimizer.zero_grad()
+                (anew(loss) if always or i % 2 else loss).backward()
+                optimizer.step()
+            answers = found(monitor.history)
+        assert [answer.severity for answer in answers] == [Severity.ERROR] * always
+        assert monitor.history.first("rootless_loss") == {"": 1.0}

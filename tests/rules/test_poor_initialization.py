@@ -146,3 +146,60 @@ def test_normalisation_ends_the_stack():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
     assert evidence(model) == []
+
+
+class Own(nn.Module):
+    """A linear layer as tutorials write one."""
+
+    def __init__(self, before: int, after: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(std * torch.randn(before, after))
+        self.bias = nn.Parameter(torch.zeros(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+class Shift(nn.Module):
+    """Positions that are added: large numbers, and no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weight
+
+
+def test_layers_of_the_authors_own_are_judged_and_cured() -> None:
+    def own(std: float) -> nn.Sequential:
+        return nn.Sequential(Own(64, 64, std), nn.ReLU(), Own(64, 64, std), nn.ReLU(), Own(64, 10, std))
+
+    model = own(1.0)
+    history = history_of(model)
+    (found,) = [each for each in poor_initialization(history) if isinstance(each, Evidence)]
+    assert set(found.layers) == {"0", "2", "4"}
+    assert found.severity == Severity.WARNING
+    assert found.remedies[1].apply(own(1.0))
+    found.remedies[0].apply(model)
+    assert model.get_parameter("2.weight").std().item() == pytest.approx(math.sqrt(2 / 64), rel=0.1)
+    assert not [each for each in poor_initialization(history_of(model)) if isinstance(each, Evidence)]
+    shifts = nn.Sequential(Shift(), nn.ReLU(), Shift(), nn.ReLU(), Shift(), nn.ReLU(), nn.Linear(64, 10))
+    for healthy in (
+        own(0.15),
+        nn.Sequential(*(each for i in range(3) for each in (own(1.0)[2 * i], nn.LayerNorm(64 if i < 2 else 10)))),
+        shifts,
+    ):
+        assert not [each for each in poor_initialization(history_of(healthy)) if isinstance(each, Evidence)]
+
+
+def test_weights_of_a_thousandth_are_named_in_three_layers() -> None:
+    def small(std: float) -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        for place in (0, 2, 4):
+            nn.init.normal_(model.get_parameter(f"{place}.weight"), std=std)
+        return model
+
+    (found,) = [each for each in poor_initialization(history_of(small(0.001))) if isinstance(each, Evidence)]
+    assert found.layers[:2] == ("0", "2")
+    assert not [each for each in poor_initialization(history_of(small(0.02))) if isinstance(each, Evidence)]

@@ -97,7 +97,6 @@ def rewards_in_thousands(fault: bool) -> Program:
     steps=200,
     by=100,
     bound=-0.8,
-    miss="missed when it was first measured; why is not known yet",
 )
 def bonus_for_entropy_too_large(fault: bool) -> Program:
     """A policy that is paid ten times more for being undecided than for being right."""

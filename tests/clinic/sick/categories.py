@@ -160,7 +160,6 @@ def _false_answers(model: nn.Module, task: Data) -> float:
     steps=200,
     by=100,
     bound=0.45,
-    miss="missed when it was first measured; why is not known yet",
 )
 def ones_that_weigh_a_hundred(fault: bool) -> Program:
     """A weight made for one label in a hundred, where every third is a one: all answers become yes."""

@@ -103,7 +103,6 @@ def ten_sigmoids_around_a_code(fault: bool) -> Program:
     steps=100,
     by=50,
     bound=0.5,
-    miss="missed when it was first measured; why is not known yet",
 )
 def loss_wrapped_in_a_new_tensor(fault: bool) -> Program:
     """Autograd complained that something does not require a gradient, and so it was told to."""
@@ -145,7 +144,6 @@ class _Dense(nn.Module):
     steps=150,
     by=5,
     bound=1.0,
-    miss="missed when it was first measured; why is not known yet",
 )
 def own_layers_of_unit_normal_weights(fault: bool) -> Program:
     model = nn.Sequential(

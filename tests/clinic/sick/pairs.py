@@ -115,7 +115,6 @@ def _taught(task: data.Data) -> nn.Module:
     steps=200,
     by=50,
     bound=1.1,
-    miss="missed when it was first measured; why is not known yet",
 )
 def divergence_of_probabilities(fault: bool) -> Program:
     """kl_div wants logarithms as its first argument; given probabilities it rewards the largest of them."""
@@ -166,7 +165,6 @@ def logarithm_of_a_teachers_zero(fault: bool) -> Program:
     steps=150,
     by=5,
     bound=2.0,
-    miss="missed when it was first measured; why is not known yet",
 )
 def temperature_of_a_thousandth(fault: bool) -> Program:
     """Similarities of two views over a temperature that lost a digit: 0.001 for 0.1."""
@@ -199,7 +197,7 @@ def temperature_of_a_thousandth(fault: bool) -> Program:
     steps=250,
     by=125,
     bound=40.0,
-    miss="missed when it was first measured; why is not known yet",
+    miss="a scale that grows from 10 to 78 is what CLIP's does before its clip at 100 holds it",
 )
 def learned_temperature_without_a_limit(fault: bool) -> Program:
     """CLIP learns the logarithm of its scale and clips it at 100; here with a rate of its own, and no clip."""

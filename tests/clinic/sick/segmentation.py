@@ -107,7 +107,6 @@ def segmenter_killed_by_its_first_steps(fault: bool) -> Program:
     steps=150,
     by=5,
     bound=0.4,
-    miss="named by a symptom alone when it was first measured",
 )
 def weights_of_a_thousandth(fault: bool) -> Program:
     """A recipe for GANs with BatchNorm, made smaller, in a network that has none."""

@@ -143,7 +143,6 @@ def names_are_rare(fault: bool) -> Program:
     steps=200,
     by=20,
     bound=0.85,
-    miss="missed when it was first measured; why is not known yet",
 )
 def distance_to_the_number_of_the_next_letter(fault: bool) -> Program:
     """The next token as a number, hit by least squares: z is no farther from a than its place in the alphabet."""
