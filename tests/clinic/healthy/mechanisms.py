@@ -73,8 +73,8 @@ def words_hashed_twice() -> Program:
             self.rows = rows
             self.bags = nn.ModuleList(nn.EmbeddingBag(rows, 16, mode="sum", sparse=True) for _ in range(2))
             self.head = nn.Linear(32, 4)
-            for bag in self.bags:
-                nn.init.normal_(bag.weight, std=0.1)
+            for table in self.bags.parameters():
+                nn.init.normal_(table, std=0.1)
 
         def forward(self, words: Tensor) -> Tensor:
             hashes = (words * 7919 % 10007 % self.rows, words * 104729 % 10009 % self.rows)

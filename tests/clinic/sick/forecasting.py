@@ -128,17 +128,17 @@ def decay_of_a_third_in_adam(fault: bool) -> Program:
 class _Dilated(nn.Module):
     def __init__(self, gan: bool, channels: int = 16, depth: int = 6) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv1d(channels if i else 1, channels, 3, dilation=2 ** (i % 4), padding=2 ** (i % 4))
+        convs = [
+            nn.Conv1d(channels if i else 1, channels, 3, dilation=2 ** (i % 4), padding=2 ** (i % 4), bias=False)
             for i in range(depth)
-        )
+        ]
+        self.convs = nn.ModuleList(convs)
         self.head = nn.Linear(channels, 8)
-        for conv in self.convs:
+        for conv in convs:
             if gan:
                 nn.init.normal_(conv.weight, 0.0, 0.02)
             else:
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unsqueeze(1)

@@ -158,7 +158,8 @@ def decoder_whose_gradients_are_never_zeroed(fault: bool) -> Program:
 
     def loss_of(chosen: Tensor) -> Tensor:
         logits = decoder(_shifted(target[chosen]), encoder(source[chosen]))
-        return criterion(F.log_softmax(logits, dim=2).flatten(0, 1), target[chosen].flatten())
+        loss: Tensor = criterion(F.log_softmax(logits, dim=2).flatten(0, 1), target[chosen].flatten())
+        return loss
 
     def step(i: int) -> None:
         encoder_optimizer.zero_grad()

@@ -75,7 +75,8 @@ def stars_through_a_sigmoid(fault: bool) -> Program:
 
         def forward(self, user: Tensor, film: Tensor) -> Tensor:
             score = self.layers(torch.cat((self.users(user), self.films(film)), 1)).squeeze(1)
-            return score if fault else 0.5 + 5 * score
+            out: Tensor = score if fault else 0.5 + 5 * score
+            return out
 
     user, film, stars = _stars()
     model = Rater()
@@ -175,7 +176,8 @@ def hazards_of_raw_measurements(fault: bool) -> Program:
 
     def negative_log_likelihood(log_rate: Tensor, outcome: Tensor) -> Tensor:
         seen, event = outcome.T
-        return (log_rate.exp() * seen - event * log_rate).mean()
+        surprise: Tensor = log_rate.exp() * seen - event * log_rate
+        return surprise.mean()
 
     def step(i: int) -> None:
         rows, outcome = next(loader)

@@ -82,7 +82,7 @@ def samples_of_sixteen_bits(fault: bool) -> Program:
 def _bands(sounds: Tensor, floor: float) -> Tensor:
     """Logarithm of the power in each band [n, frames, bands]."""
     frames = sounds.squeeze(1).unfold(1, 32, 16) * torch.hann_window(32)
-    power = torch.fft.rfft(frames, norm="forward").abs().square()
+    power: Tensor = torch.fft.rfft(frames, norm="forward").abs().square()
     return power.clamp_min(floor).log()
 
 

@@ -55,7 +55,7 @@ def unfrozen_but_not_in_the_optimizer(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, x, y))
 
 
-@sick("small-batch-batchnorm", "noisy-gradient", steps=250, by=60, bound=0.3)
+@sick("small-batch-batchnorm", steps=250, by=60, bound=0.3)
 def twos_accumulated_through_batchnorm(fault: bool) -> Program:
     """Memory is short, so sixteen images come in twos; the gradient adds up, the statistics of the norms do not."""
     x, y, *_ = digits()
@@ -154,7 +154,7 @@ def captions_detached(fault: bool) -> Program:
     return Program(model, optimizer, step, loss)
 
 
-@sick("not-learning", "overfitting", steps=300, by=150, bound=0.5)
+@sick("not-learning", steps=300, by=150, bound=0.5)
 def copies_stacked_and_labels_interleaved(fault: bool) -> Program:
     """Four shifted copies of the images one after the other; their labels come four times each, side by side."""
     x, y, *_ = digits(8, 8)
@@ -174,7 +174,7 @@ def copies_stacked_and_labels_interleaved(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, x.flatten(1), y))
 
 
-@sick("representation-collapse", "poor-initialization", steps=250, by=100, bound=0.42)
+@sick("representation-collapse", "poor-initialization", steps=250, by=100, bound=0.35)
 def codebook_far_from_the_codes(fault: bool) -> Program:
     """Entries drawn from N(0, 1), as ``nn.Embedding`` does: the shortest is the nearest to every small code.
 
