@@ -17,7 +17,7 @@ from tests.clinic.catalogue import cases
 GUIDE = OUTPUT.parent
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 WITHOUT_PICTURE = {
-    "mixed-samples",  # only checkup() measures it
+    "mixed-samples",  # its picture would be that of a whole training
     "replicas-diverged",  # needs several processes
     "class-collapse",  # in no run of the clinic of its own: the cause is named
 }

@@ -19,9 +19,9 @@ DISEASES = {
     *("loss-spike", "overfitting", "underfitting", "train-val-mismatch", "class-imbalance", "class-collapse"),
     *("missing-nonlinearity", "redundant-softmax", "wrong-output-activation", "constant-output", "loss-mismatch"),
     *("silent-broadcast", "excess-dropout", "dropout-before-batchnorm", "bias-before-batchnorm"),
-    *("small-batch-batchnorm", "wrong-mode", "summed-loss"),
+    *("small-batch-batchnorm", "wrong-mode", "summed-loss", "mixed-samples"),
 }
-ELSEWHERE = {"replicas-diverged", "mixed-samples"}  # need processes, or a look at a batch
+ELSEWHERE = {"replicas-diverged"}  # needs processes
 
 
 def test_every_disease_has_its_cases() -> None:

@@ -187,10 +187,10 @@ def reader_without_positions(fault: bool) -> Program:
     "not-learning",
     "underfitting",
     "input-not-used",
+    "mixed-samples",
     steps=150,
     by=100,
     bound=0.3,
-    miss="mixed-samples is said, at the first step: the layer takes the batch for time",
 )
 def batch_taken_for_time(fault: bool) -> Program:
     """Torch's LSTM wants time first unless told: it reads along the batch, and each answer sees one word of its own."""
