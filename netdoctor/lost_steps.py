@@ -71,7 +71,7 @@ def idle(history: History, most: int, ended: float, agreeing: float, left: float
     since = history.step - zero + 1
     steps, cosines = history.series("cosine")
     cosine = float(np.mean(cosines[steps > since])) if (steps > since).any() else 0.0
-    early = zero > ended * history.step and cosine > agreeing
+    early = since > 1 and zero > ended * history.step and cosine > agreeing
     early = early and state is not None and state.recent > left * state.reference > 0
     after = f", after {since - 1} steps at more" if early else ""
     readings = [Reading("steps with learning rate 0", float(zero), float(most), "steps", (since, history.step))]

@@ -129,8 +129,8 @@ def _straight_on(
     before, after = history.series("gradient_norm")[1], history.series("clipped_gradient_norm")[1]
     clipped = float(np.median(after) / max(np.median(before), 1e-30)) if len(before) and len(after) else 1.0
     factor = float(f"{aim / update:.1g}")
-    why = f", the norm of the gradients being cut to {float(np.median(after)):.2g}" if clipped < 0.1 else ""
-    loosen = () if clipped >= 0.1 else (_loosen(float(np.median(before))),)
+    why = f", the norm of the gradients being cut to {float(np.median(after)):.2g}" if clipped < 0.3 else ""
+    loosen = () if clipped >= 0.3 else (_loosen(float(np.median(before))),)
     yield Evidence(
         f"Updates are {update:.1g} of the weights{why}: after {run.steps} steps the loss went from {run.start:.4g} to "
         f"{run.recent:.4g} only, and successive gradients still point the same way (cosine above {agree:.2f} in nine "

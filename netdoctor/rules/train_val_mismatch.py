@@ -26,7 +26,7 @@ def train_val_mismatch(
     stale: float = 0.5,  # standard deviations, or logarithm of a factor, between what a batch norm holds and gets
     far: float = 0.2,  # gap at the first pass that makes half of ``stale`` enough
     passes: int = 3,  # that show a gap without a cause
-    beyond: float = 2.0,  # × training's gain, that validation first lost: guessing as widely as was learned loses it once
+    beyond: float = 2.0,  # × training's gain, that validation lost at first; guesses of the same width lose it once
     window: int = 20,  # losses before a pass that tell how training does
 ) -> Iterator[Evidence | Skipped]:
     """From the first passes on the validation loss is far above the training loss.

@@ -54,8 +54,8 @@ def unnormalized_input(
 
     ## When it is wrong
     Adam trains through inputs of 0 … 255, at a price. A normalisation right behind the first layer mends most of it:
-    then it is a note, unless a skip connection carries it past the norm. Token ids, one-hot vectors and images in [0, 1] are not this. One feature in many that is out of
-    scale stays unseen while the whole input's rms is in bounds.
+    then it is a note, unless a skip connection carries it past the norm. Token ids, one-hot vectors and images in
+    [0, 1] are not this. One feature in many that is out of scale stays unseen while the whole input's rms is in bounds.
 
     ## References
     LeCun et al. 1998, Efficient BackProp, section 4.3. Ioffe & Szegedy 2015, section 2. DeepDiagnosis and UMLAUT alarm
@@ -123,7 +123,6 @@ _PAST_NORM = Facts(
         Layer("3", "linear", inputs=("0", "2"), called=True),
     )
 )
-_BEFORE_NORM = Facts(layers=_PAST_NORM.layers[:3])
 _BEHIND_NORM = Facts(layers=(Layer("0", "norm", called=True), Layer("1", "linear", inputs=("0",), called=True)))
 
 
@@ -156,6 +155,5 @@ def quiet() -> tuple[History, ...]:
         _input(0.001, 0.03, 0.03, 1),  # one-hot
         _input(0, 0, 0, 0),
         _input(79, 96, 68, 255, _BEHIND_NORM),
-        _input(79, 96, 68, 255, _BEFORE_NORM),  # a note
         History.of(_FACTS, loss=[2.3]),  # too early
     )
