@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from netdoctor import history as module
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter
-from netdoctor.history import POINTS, History, HistoryError
+from netdoctor.history import History, HistoryError
+from netdoctor.table import POINTS
 
 FACTS = Facts(
     model="MLP",
