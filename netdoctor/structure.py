@@ -164,7 +164,9 @@ def trace(
         dropouts: Names of those that are dropout: they stand between layers without separating them.
     """
     ends = {n: name for n, name in outputs.items() if name not in nonlinearities and name not in dropouts}
-    graph = Graph(path=replace(loss_path(root, ends), pairs=paired(root, ends)))
+    inner = {name for name in ends.values() if not _contains(name, ends.values())}
+    path = loss_path(root, {n: name for n, name in ends.items() if name in inner})
+    graph = Graph(path=replace(path, pairs=paired(root, ends)))
     upstream: dict[Node, tuple[str, ...]] = {}
     for node in children_first(root):
         if hasattr(node, "variable"):
@@ -189,6 +191,11 @@ def trace(
             if source not in graph.mixed:
                 graph.nonlinearity.setdefault(source, "identity")
     return graph
+
+
+def _contains(name: str, others: Iterable[str]) -> bool:
+    """Whether a layer has others inside: of such a one, as a model with a parameter of its own, these are the last."""
+    return any(other != name and (not name or other.startswith(f"{name}.")) for other in others)
 
 
 def loss_path(root: Node, outputs: Mapping[Node, str] | None = None) -> Path:
