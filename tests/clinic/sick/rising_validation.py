@@ -13,7 +13,7 @@ from tests.clinic.loops import errors, mean_loss, supervised
 from tests.clinic.models import mlp
 
 
-@sick("overfitting", steps=300, by=250, bound=0.75)
+@sick("overfitting", steps=300, by=250, bound=0.6)
 def genes_of_a_hundred_patients(fault: bool) -> Program:
     """Three hundred columns, eighty rows to train on, and a wide network; the twin has twenty times the rows."""
     rows = 100 if fault else 2000
@@ -117,7 +117,7 @@ def label_encoder_fitted_anew(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, task.x, task.y))
 
 
-@sick("overfitting", steps=300, by=250, bound=0.7)
+@sick("overfitting", steps=300, by=250, bound=0.65)
 def three_wide_layers_on_the_diabetes_table(fault: bool) -> Program:
     """Half of the variance cannot be explained, and a network with 70,000 weights explains it all the same."""
     task = diabetes()
