@@ -101,7 +101,7 @@ def learning_rate_too_large(
     bound = jump * max(abs(start), least)
     recent = float(finite[-5:].mean()) if run is None else run.recent
     first, peak = float(updates[0]), float(updates.max())
-    worst = float(finite.max()) if first > 2 * replaced else _sustained(finite)
+    worst = recent if shrinking else float(finite.max()) if first > 2 * replaced else _sustained(finite)
     cosines = history.series("cosine")[1]
     cosine = float(np.mean(cosines[-30:])) if len(cosines) else 0.0
     early = float(np.mean(cosines[:20])) if len(cosines) else 0.0

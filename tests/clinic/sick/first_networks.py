@@ -95,7 +95,13 @@ def a_tenth_in_every_weight_for_moons(fault: bool) -> Program:
     return supervised(model, optimizer, task, F.cross_entropy, errors(model, task.x, task.y))
 
 
-@sick("redundant-softmax", steps=150, by=75, note=True)
+@sick(
+    "redundant-softmax",
+    steps=150,
+    by=75,
+    note=True,
+    miss="a log-softmax of a log-softmax is the same again: it costs nothing",
+)
 def log_softmax_before_cross_entropy(fault: bool) -> Program:
     """The logarithm of a softmax stays what it is when it is taken again: nothing is lost but time."""
     task = table("wine")
@@ -128,7 +134,14 @@ def three_linear_layers_for_spirals(fault: bool) -> Program:
     return supervised(model, optimizer, task, F.cross_entropy, errors(model, task.x, task.y), validate=True)
 
 
-@sick("unnormalized-input", "learning-rate-too-small", steps=250, by=125, bound=0.65)
+@sick(
+    "unnormalized-input",
+    "learning-rate-too-small",
+    steps=250,
+    by=125,
+    bound=0.65,
+    miss="named by a symptom alone: inputs of std 0.05 are as small as many that do well",
+)
 def diabetes_as_scikit_learn_scales_it(fault: bool) -> Program:
     """Each column of the set as it comes has a sum of squares of 1: a deviation of 0.05."""
     x, y, x_val, y_val = diabetes()

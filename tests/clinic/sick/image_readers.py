@@ -45,7 +45,14 @@ def lenet_with_adam_at_a_tenth(fault: bool) -> Program:
     return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
-@sick("vanishing-gradient", "saturated-units", steps=220, by=150, bound=0.4)
+@sick(
+    "vanishing-gradient",
+    "saturated-units",
+    steps=220,
+    by=150,
+    bound=0.4,
+    miss="poor-initialization is said, at the first step: default weights shrink the signal of sigmoids",
+)
 def lenet_of_sigmoids(fault: bool) -> Program:
     task = digits(1, 8, 8)
     model = _LeNet(nn.Sigmoid if fault else nn.ReLU)
@@ -53,7 +60,9 @@ def lenet_of_sigmoids(fault: bool) -> Program:
     return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
-@sick("train-val-mismatch", steps=180, by=120)
+@sick(
+    "train-val-mismatch", steps=180, by=120, miss="overfitting is said: labels of noise learned by heart look the same"
+)
 def validation_read_by_another_library(fault: bool) -> Program:
     """One library gives rows first, the other columns: validation images lie on their side."""
     task = digits(1, 8, 8)
@@ -138,7 +147,13 @@ def accuracy_measured_and_eval_left_on(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, task.x, task.y))
 
 
-@sick("over-regularized", steps=200, by=120, bound=0.2)
+@sick(
+    "over-regularized",
+    steps=200,
+    by=120,
+    bound=0.2,
+    miss="a penalty that the program adds to its loss is not told from the loss yet",
+)
 def squares_of_all_weights_added_by_hand(fault: bool) -> Program:
     """The penalty is a sum over all weights, and nobody looked at how large it is beside the loss."""
     task = digits(1, 8, 8)
@@ -158,7 +173,15 @@ def squares_of_all_weights_added_by_hand(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, task.x, task.y))
 
 
-@sick("weights-not-updated", "no-gradient", "underfitting", steps=150, by=100, bound=0.1)
+@sick(
+    "weights-not-updated",
+    "no-gradient",
+    "underfitting",
+    steps=150,
+    by=100,
+    bound=0.1,
+    miss="said as a note: whether the freezing was meant cannot be told from the numbers",
+)
 def frozen_like_a_pretrained_network(fault: bool) -> Program:
     """The snippet for transfer learning, on a network that nobody has trained: only the head learns."""
     task = digits(1, 8, 8)

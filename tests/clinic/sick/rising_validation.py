@@ -26,7 +26,13 @@ def genes_of_a_hundred_patients(fault: bool) -> Program:
     return supervised(model, optimizer, task, nn.CrossEntropyLoss(), validate, batch=40, validate=True)
 
 
-@sick("overfitting", steps=240, by=200, bound=0.7)
+@sick(
+    "overfitting",
+    steps=240,
+    by=200,
+    bound=0.7,
+    miss="train-val-mismatch is said: validation is worse than guessing from the first passes on",
+)
 def reviews_learned_by_heart(fault: bool) -> Program:
     """An LSTM over two hundred short reviews with a vocabulary of hundreds; the twin sees many more and stops early."""
     samples = 250 if fault else 4000
@@ -91,7 +97,9 @@ def autoencoder_of_forty_images(fault: bool) -> Program:
     return Program(model, optimizer, step, mean_loss(model, val, task.x_val, F.mse_loss))
 
 
-@sick("train-val-mismatch", steps=200, by=120)
+@sick(
+    "train-val-mismatch", steps=200, by=120, miss="overfitting is said: labels of noise learned by heart look the same"
+)
 def label_encoder_fitted_anew(fault: bool) -> Program:
     """Classes are numbered in the order in which they first come, in each of the two files for itself."""
     task = blobs(1000, classes=6, features=12, spread=3.0)

@@ -152,7 +152,13 @@ def validated_with_dropout_on(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, x, task.y))
 
 
-@sick("attention-collapse", steps=120, by=60, bound=0.1)
+@sick(
+    "attention-collapse",
+    steps=120,
+    by=60,
+    bound=0.1,
+    miss="the scores of a pooling are no products of queries and keys, and are not seen as attention",
+)
 def pooling_sharpened_a_hundred_times(fault: bool) -> Program:
     """The word is said in one frame of many; a temperature of 0.01 picks one before it is known which."""
     words = torch.randn(6, 16)
