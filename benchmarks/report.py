@@ -17,9 +17,10 @@ import numpy as np
 
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter
 from netdoctor.findings import Diagnosis, Finding, Reading, Remedy, Severity
-from netdoctor.history import POINTS, History
+from netdoctor.history import History
 from netdoctor.reporters import html
 from netdoctor.statistics import STATISTICS
+from netdoctor.table import POINTS
 from tests.browser import Browser, chromium
 
 QUANTILES = ("01", "05", "25", "50", "75", "95", "99")

@@ -159,11 +159,13 @@ def bounces(
     agreeing: float = 0.25,  # cosine of successive gradients: above, they lead somewhere
     swing: float = 0.1,  # of the level: less noise from step to step is no bouncing
     fallen: float = 0.85,  # last quarter over the level, second half over the first: below, it falls behind the noise
+    errors: float = 2.0,  # standard errors by which the second half may be below the first: falls beyond it are real
 ) -> Plateau | None:
     """A plateau of most of the run that the steps themselves hold up by ``least`` of what there is to lose."""
     run = progress(history)
     level = None if run is None or run.falling else plateau(history, tails, shortest, least)
     if level is None or level.typical < least * reference(history) or level.cosine > agreeing:
         return None
-    level_still = min(level.ending, level.halves) > fallen
+    error = 2 * level.noise / max(level.level, 1e-30) / max(level.until - level.since, 1) ** 0.5  # of the halves' ratio
+    level_still = min(level.ending, level.halves) > fallen and level.halves > 1 - errors * error
     return level if level_still and level.noise > swing * level.level else None

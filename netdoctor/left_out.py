@@ -13,11 +13,14 @@ from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.wiring import untrained
 
+FROZEN = 5  # samples without any gradient, before the first one, that show that layers were frozen
+
 
 def forgotten(history: History, steps: int, most: float, patience: int) -> Iterator[Evidence]:
     """Trainable parameters that get gradients and belong to no optimizer, after so many steps.
 
-    A warning where their weights are still those of torch's initialisation, or most of a model that does not learn.
+    A warning where their weights are still those of torch's initialisation, most of a model that does not learn, or
+    were frozen at first: who thaws them wants them to learn, and an optimizer made before does not know of them.
     """
     facts, table = history.facts, history.table("gradient_rms")
     outside = [p for p in facts.parameters if p.group is None and p.trainable]
@@ -30,14 +33,16 @@ def forgotten(history: History, steps: int, most: float, patience: int) -> Itera
     share = sum(p.size for p in outside) / max(sum(p.size for p in facts.parameters if p.trainable), 1)
     state = progress(history) if share > most and history.step >= patience else None
     random = _random(history, outside)
+    thawed = _thawed(history, outside, steps)
+    kept = "; they stay at the random weights that they began with" if random else ""
     names = tuple(dict.fromkeys(p.layer for p in outside))
     yield Evidence(
         message=f"No optimizer holds {_count(outside)} of {_layers(names)}, {share:.0%} of the model, though they get "
-        f"gradients{'; they stay at the random weights that they began with' if random else ''}",
+        f"gradients{f' since step {thawed}, having been frozen before' if thawed else kept}",
         layers=names,
         readings=(Reading("share of the model outside every optimizer", share, most, "", (1, history.step)),),
-        severity=Severity.WARNING if random or (state is not None and state.stalled) else Severity.NOTE,
-        confidence=0.9 if random else 0.7,
+        severity=Severity.WARNING if random or thawed or (state is not None and state.stalled) else Severity.NOTE,
+        confidence=0.9 if random or thawed else 0.7,
         remedies=(
             remedies.add_missing_parameters([p.name for p in outside]),
             Remedy(
@@ -46,6 +51,17 @@ def forgotten(history: History, steps: int, most: float, patience: int) -> Itera
             ),
         ),
     )
+
+
+def _thawed(history: History, outside: Sequence[Parameter], steps: int) -> int:
+    """First sampled step with gradients of all of ``outside`` that had none before; 0 unless so many steps ago."""
+    table = history.table("gradient_rms")
+    seen = np.isfinite(table.values[:, [table.place[p.name] for p in outside]])
+    begin = int(np.argmax(seen.all(1)))
+    if begin < FROZEN or seen[:begin].any() or not seen[begin:].all():
+        return 0
+    since = int(table.steps[begin])
+    return since if history.step - since >= steps else 0
 
 
 def frozen(history: History, samples: int, most: float) -> Iterator[Evidence]:

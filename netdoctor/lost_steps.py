@@ -57,20 +57,33 @@ def never_stepped(facts: Facts) -> Evidence:
     )
 
 
-def idle(history: History, most: int) -> Evidence | None:
-    """All learning rates have been 0 for more than so many steps."""
+def idle(history: History, most: int, ended: float, agreeing: float, left: float) -> Evidence | None:
+    """All learning rates have been 0 for more than so many steps.
+
+    A note where the model has learned: the training is over. A warning where it was over before its half, with loss
+    left, and gradients that agree on how to lower it: a schedule in epochs that was stepped once a batch.
+    """
     zero = _idle_steps(history)
     if zero <= most:
         return None
     state = progress(history)
     learned = state is not None and state.learned
-    span = (history.step - zero + 1, history.step)
+    since = history.step - zero + 1
+    steps, cosines = history.series("cosine")
+    cosine = float(np.mean(cosines[steps > since])) if (steps > since).any() else 0.0
+    early = since > 1 and zero > ended * history.step and cosine > agreeing
+    early = early and state is not None and state.recent > left * state.reference > 0
+    after = f", after {since - 1} steps at more" if early else ""
+    readings = [Reading("steps with learning rate 0", float(zero), float(most), "steps", (since, history.step))]
+    if early:
+        readings.append(Reading("cosine of successive gradients", cosine, agreeing, "", (since, history.step)))
     return Evidence(
-        message=f"The learning rate of every param group has been 0 for {zero} steps",
-        readings=(Reading("steps with learning rate 0", float(zero), float(most), "steps", span),),
+        message=f"The learning rate of every param group has been 0 for {zero} steps{after}"
+        + (f"; the gradients still agree on how to lower the loss (cosine {cosine:+.2f})" if early else ""),
+        readings=tuple(readings),
         confidence=0.95,
-        severity=Severity.NOTE if learned else None,
-        remedies=(_rate(history.facts),),
+        severity=Severity.NOTE if learned and not early else Severity.WARNING if learned else None,
+        remedies=(*((remedies.step_once_an_epoch(),) if early else ()), _rate(history.facts)),
     )
 
 

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netdoctor import history as module
+from netdoctor import history, table
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter
-from netdoctor.history import POINTS, History, HistoryError
+from netdoctor.history import History, HistoryError
+from netdoctor.table import POINTS
 
 FACTS = Facts(
     model="MLP",
@@ -32,7 +33,7 @@ FACTS = Facts(
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
     """Tables of 8 rows, so that a few points thin them."""
-    monkeypatch.setattr(module, "POINTS", 8)
+    monkeypatch.setattr(table, "POINTS", 8)
     return 8
 
 
@@ -188,7 +189,7 @@ class TestThinning:
     def test_any_series_stays_bounded_ordered_even_and_fresh(self, readings: list[float], gaps: list[int]) -> None:
         steps = np.cumsum(gaps)[: len(readings)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "POINTS", 8)
+            patch.setattr(table, "POINTS", 8)
             history = History()
             for count, (step, reading) in enumerate(zip(steps, readings, strict=True), 1):
                 history.record(int(step), "norm", reading)
@@ -225,7 +226,7 @@ class TestFile:
     ) -> None:
         path = tmp_path_factory.mktemp("history") / "run.nd"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "POINTS", 8)
+            patch.setattr(table, "POINTS", 8)
             history = History(FACTS)
             for step, reading in enumerate(readings, 1):
                 for name in ("loss", "norm"):
@@ -356,7 +357,7 @@ class TestFile:
             "    history.record(step, 'norm', np.random.rand(500), tuple(map(str, range(500))))\n"
             "    history.save(sys.argv[1])\n"
         )
-        root = str(Path(module.__file__).parents[1])
+        root = str(Path(history.__file__).parents[1])
         for wait in (0.0, 0.02, 0.05, 0.11, 0.2):
             path.unlink(missing_ok=True)
             process = subprocess.Popen(

@@ -36,7 +36,7 @@ from netdoctor.remedies.procedure import Procedure, both, in_turn
 from netdoctor.remedies.recurrence import gated, orthogonal_recurrence, remember
 from netdoctor.remedies.residual_scaling import initialise_transformer
 from netdoctor.remedies.scales import ADAPTIVE, GAINS, after_sigmoid, gain, ideal_std
-from netdoctor.remedies.schedules import reduce_on_plateau, warm_up, warm_up_and_decay
+from netdoctor.remedies.schedules import reduce_on_plateau, step_once_an_epoch, warm_up, warm_up_and_decay
 from netdoctor.remedies.standardisation import standardise, standardise_features, standardise_targets
 from netdoctor.remedies.weight_scales import bound_weights, quiet_head, scale_weights
 from netdoctor.remedies.wording import names_code
@@ -99,6 +99,7 @@ __all__ = [
     "standardise_features",
     "standardise_targets",
     "start_again",
+    "step_once_an_epoch",
     "stop_at",
     "take_over",
     "unfreeze",

@@ -130,3 +130,15 @@ class _Plateau:
         if not mean < self._best * (1 - 1e-4 * (self._best > 0)):  # torch's own threshold, relative
             self.scale *= self.factor
         self._best = min(self._best, mean)
+
+
+def step_once_an_epoch() -> Remedy:
+    """For a schedule in epochs that is stepped once a batch."""
+    return Remedy(
+        action="Step the scheduler once an epoch, or count its steps in batches",
+        code="for epoch in range(epochs):\n    for x, y in loader:\n        ...  # forward, backward, step\n"
+        "    scheduler.step()  # here, not inside\n"
+        "# or inside, with step_size=30 * len(loader), T_max=epochs * len(loader)",
+        source="PyTorch documentation, torch.optim, How to adjust learning rate",
+        effect="the rate lasts as long as the training",
+    )

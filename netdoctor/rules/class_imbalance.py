@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from netdoctor.ends import head, last_layers
+from netdoctor.ends import MOVING, head, last_layers
 from netdoctor.facts import Facts, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -15,6 +15,9 @@ from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
 CAUSED = ("learning-rate-too-small", "covariate-shift", "overfitting", "loss-plateau", "not-learning", "class-collapse")
+PUT_TOGETHER = MOVING | {
+    f"{name}Backward{version}" for name in ("Add", "Sub", "Mul", "Div", "Neg", "Sum", "Mean") for version in (0, 1)
+}
 
 
 @rule(Severity.WARNING, explains=CAUSED)
@@ -60,7 +63,8 @@ def class_imbalance(
     facts = history.facts
     loss = facts.loss
     shares, predicted = history.series("largest_class_share")[1], history.series("largest_predicted_share")[1]
-    if facts.several_losses or len(shares) < batches or not loss.nodes or not _direct(loss):
+    only = _only_one(history, alone)
+    if facts.several_losses or len(shares) < batches or not loss.nodes or not (_direct(loss) or only):
         yield Skipped(f"fewer than {batches} batches of targets that are classes")
         return
     binary = loss.kind.startswith("binary")
@@ -108,6 +112,18 @@ def class_imbalance(
         severity=Severity.ERROR if single and share > 1 - 1e-6 else None,
         remedies=(_look(), _weigh(binary, rare)) if single else (_weigh(binary, rare), _sample()),
     )
+
+
+def _only_one(history: History, alone: float) -> bool:
+    """Whether a score put together from what several layers give, as a sum or product, is to be 1 everywhere.
+
+    A critic further on, for which a generator's images are to be real, would compute with weights.
+    """
+    loss, shares = history.facts.loss, history.series("largest_class_share")[1]
+    if not loss.kind.startswith("binary") or prod(loss.targets) != history.facts.batch or not len(shares):
+        return False
+    between = set(loss.nodes[1:])
+    return bool(between) and between <= PUT_TOGETHER and float(shares[-1]) >= alone
 
 
 def _outvoted(history: History, answers: float, patience: int) -> Evidence | None:

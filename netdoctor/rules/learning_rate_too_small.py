@@ -13,7 +13,7 @@ from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
-from netdoctor.remedies import find_learning_rate, scale_learning_rate, warm_up_and_decay
+from netdoctor.remedies import find_learning_rate, scale_learning_rate, step_once_an_epoch, warm_up_and_decay
 from netdoctor.rules.base import rule
 
 
@@ -36,6 +36,10 @@ def learning_rate_too_small(
     apart: float = 1e-3,  # update of the slowest param group over that of the fastest, and learning rate likewise
     untouched: float = 0.05,  # std of a weight against torch's own initialisation: closer is as initialised
     samples: int = 8,  # readings of the updates at least
+    same: float = 0.7,  # cosine of successive gradients, of nearly all: between them nothing bends, the steps are short
+    wider: float = 3.0,  # times ``ratio`` and ``moved`` that are too little then
+    slow: float = 0.25,  # share of the first loss that may be gone then
+    straight: int = 50,  # steps for that
 ) -> Iterator[Evidence | Skipped]:
     """Updates are orders below the weights, gradients keep agreeing, and the loss hardly moves.
 
@@ -43,7 +47,8 @@ def learning_rate_too_small(
     ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised or frozen ones); the
     cosine of successive gradients, which stays as it is where nothing changes under the weights' feet; the training
     loss against its start and against the best constant prediction; schedules that brought the rate down long before
-    the gradients ceased to agree; and the rates of the param groups against each other.
+    the gradients ceased to agree; and the rates of the param groups against each other. Where nearly all successive
+    gradients point the same way, updates three times as large are too small still, and the loss may have fallen a bit.
 
     ## Why it matters
     Progress is proportional to the learning rate here: ten times the rate does the same in a tenth of the steps.
@@ -80,8 +85,12 @@ def learning_rate_too_small(
     if frozen is not None:
         yield frozen
         return
-    stuck = float(np.median(largest[-samples:])) < moved and float(updates.max()) < moved
+    most_moved = float(np.median(largest[-samples:]))
+    stuck = most_moved < moved and float(updates.max()) < moved
     if not stuck or update >= ratio or run.learned or gone >= fall or cosine < opposed:
+        creeps = most_moved < wider * moved and float(updates.max()) < wider * ratio
+        if creeps and run.steps >= straight and gone < slow and run.gain < slow:
+            yield from _straight_on(history, run, rates, update, wider * ratio, aim, same, gone, slow)
         return
     factor = float(f"{min(aim / update, most):.1g}")
     first, last = int(steps[-min(samples, len(steps))]), int(steps[-1])
@@ -99,6 +108,49 @@ def learning_rate_too_small(
         ),
         confidence=0.95 if cosine > 0.1 and update < ratio / 5 else 0.8,
         remedies=(scale_learning_rate(factor, float(rates[-1]) if len(rates) else None), find_learning_rate()),
+    )
+
+
+def _straight_on(
+    history: History,
+    run: Progress,
+    rates: NDArray[np.float64],
+    update: float,
+    bound: float,
+    aim: float,
+    same: float,
+    gone: float,
+    slow: float,
+) -> Iterator[Evidence]:
+    """The loss falls, along a line so straight that steps many times as long would follow it."""
+    steps, cosines = history.series("cosine")
+    if len(cosines) < 8 or (agree := float(np.quantile(cosines, 0.1))) < same:
+        return
+    before, after = history.series("gradient_norm")[1], history.series("clipped_gradient_norm")[1]
+    clipped = float(np.median(after) / max(np.median(before), 1e-30)) if len(before) and len(after) else 1.0
+    factor = float(f"{aim / update:.1g}")
+    why = f", the norm of the gradients being cut to {float(np.median(after)):.2g}" if clipped < 0.3 else ""
+    loosen = () if clipped >= 0.3 else (_loosen(float(np.median(before))),)
+    yield Evidence(
+        f"Updates are {update:.1g} of the weights{why}: after {run.steps} steps the loss went from {run.start:.4g} to "
+        f"{run.recent:.4g} only, and successive gradients still point the same way (cosine above {agree:.2f} in nine "
+        "of ten).",
+        readings=(
+            Reading("update over weight, median of the weights", update, bound, steps=(int(steps[0]), int(steps[-1]))),
+            Reading("cosine of successive gradients, a tenth is below", agree, same, steps=(int(steps[0]), run.steps)),
+            Reading("share of the loss gone", gone, slow, steps=(1, run.steps)),
+        ),
+        confidence=0.8,
+        remedies=(*loosen, scale_learning_rate(factor, float(rates[-1]) if len(rates) else None), find_learning_rate()),
+    )
+
+
+def _loosen(norm: float) -> Remedy:
+    return Remedy(
+        action=f"Clip what is far above the usual norm, which is {norm:.2g}, not every gradient",
+        code=f"torch.nn.utils.clip_grad_norm_(model.parameters(), {float(f'{2 * norm:.1g}'):g})",
+        source="Pascanu et al. 2013, section 3.2",
+        effect="steps are as long as the learning rate says",
     )
 
 
@@ -135,18 +187,7 @@ def _ended(
             Reading("training loss", run.recent, high * run.reference, "loss", steps=(since, run.steps)),
         ),
         confidence=0.85,
-        remedies=(_once_an_epoch(), warm_up_and_decay(0, 10 * run.steps)),
-    )
-
-
-def _once_an_epoch() -> Remedy:
-    return Remedy(
-        action="Step the scheduler once an epoch, or count its steps in batches",
-        code="for epoch in range(epochs):\n    for x, y in loader:\n        ...  # forward, backward, step\n"
-        "    scheduler.step()  # here, not inside\n"
-        "# or inside, with step_size=30 * len(loader), T_max=epochs * len(loader)",
-        source="PyTorch documentation, torch.optim, How to adjust learning rate",
-        effect="the rate lasts as long as the training",
+        remedies=(step_once_an_epoch(), warm_up_and_decay(0, 10 * run.steps)),
     )
 
 
@@ -227,6 +268,10 @@ def _history(
 _NOISE = [0.02 * (-1) ** (i // 2) for i in range(60)]
 
 
+def _creeping(cosine: float, fall: float, update: float = 1e-4) -> History:
+    return _history(update, [2.32 - fall * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine)
+
+
 def _two_groups(slow: float, std: float) -> History:
     names = ("0.weight", "2.weight")
     return History.of(
@@ -252,6 +297,7 @@ def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _two_groups(1e-5, 0.0722),  # a backbone nearly frozen, as torch initialised it
+        _creeping(0.9, 0.005),
         _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
         _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
         _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
@@ -263,6 +309,9 @@ def quiet() -> tuple[History, ...]:
     return (
         _two_groups(1e-5, 0.11),  # a pre-trained one
         _two_groups(1e-2, 0.0722),
+        _creeping(0.3, 0.005),  # gradients that turn
+        _creeping(0.9, 0.02),  # and that lead down fast
+        _creeping(0.9, 0.005, 1e-3),
         _history(1e-9, [max(2.3 - 0.1 * i, 0.4) + n for i, n in enumerate(_NOISE)], _DECAY),  # learned before
         _history(
             1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0

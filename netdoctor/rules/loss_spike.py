@@ -17,6 +17,7 @@ from netdoctor.remedies import clip_gradients
 from netdoctor.rules.base import rule
 
 Floats = NDArray[np.float64]
+ALIKE = 3  # losses after a jump that tell; the first one that differs will do
 START = 3  # steps: those of a start that finds its scale are no spikes
 
 
@@ -57,7 +58,9 @@ def loss_spike(
     rows, targets in another unit, an image decoded wrongly.
 
     ## When it is wrong
-    Batches of one to four samples, rare classes and tokens: their losses scatter, but seldom ten times as far.
+    Data that are others from one step on, as in continual learning, are no spike: the batches after cost as much as
+    the first one. Batches of one to four samples, rare classes and tokens: their losses
+    scatter, but seldom ten times as far.
 
     ## References
     Pascanu et al. 2013, section 3.2. Chowdhery et al. 2022, PaLM, section 5.1 (skipping batches). Molybog et al. 2023,
@@ -132,8 +135,19 @@ def _jumps(
     at = window + int(over[0])
     if not _calm(history, int(steps[at]), calm) or losses[:at].max() > 3 * max(losses[:3].max(), reference(history)):
         return None
+    if _other_data(losses[at:]):
+        return None
     end = at + int(np.argmax(losses[at : at + 20]))
     return _Spikes((int(steps[at]),), float(losses[end]), float(before[over[0]]))
+
+
+def _other_data(losses: Floats) -> bool:
+    """Whether the batches after a jump cost about what its own does: other data from then on.
+
+    One step does not make usual data cost as much as the batch that it was made of, but by chance.
+    """
+    after = losses[1 : 1 + ALIKE]
+    return bool(np.all((after > 0.5 * losses[0]) & (after < 1.25 * losses[0])))
 
 
 def _repeated(
@@ -253,6 +267,7 @@ def quiet() -> tuple[History, ...]:
     return (
         _history(_FALLING, [1.0] * 120),  # healthy
         _history([1e-3 if i != 80 else 0.1 for i in range(120)], [0.01] * 120),  # converged
+        _history([0.1] * 80 + [2.7 * 0.97**i for i in range(40)], [1.0] * 120),  # other data from then on
         _history([90.0 if i == 80 else loss for i, loss in enumerate(_FALLING)], [1.0] * 120, 20.0),  # steps too long
         _history([1e-3 + 0.1 * (norm > 1) for norm in _BATCHES], _BATCHES),  # converged: doubtful samples
         _history([60.0 if i % 40 in (35, 36) else loss for i, loss in enumerate(_FALLING)], [1.0] * 120),  # thrown

@@ -35,7 +35,7 @@ def overfitting(
     by a tenth of what the best pass gained over a constant prediction. The training loss must be lower than at the best
     pass, and lower than the validation loss. Or the training loss is almost nothing, validation lacks a third of what
     training gained, and has not improved over the last half of the passes. Or, before that, it lacks half of it, and
-    hardly improved meanwhile.
+    hardly improved meanwhile. A training loss that a constant prediction beats is none of it.
 
     ## Why it matters
     From the best step on the model gets worse on data it has not seen; what it still learns is the training set.
@@ -52,7 +52,7 @@ def overfitting(
         yield Skipped(UNTOLD if run is None else f"fewer than {patience + 1} validation losses")
         return
     evidence = _rising(history, run, patience, worse, sigmas) or _by_heart(history, run, patience, gap, heart, wide)
-    if evidence is not None:
+    if evidence is not None and (run.constant is None or run.recent < run.constant):
         yield evidence
 
 

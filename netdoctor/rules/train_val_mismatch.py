@@ -26,6 +26,7 @@ def train_val_mismatch(
     stale: float = 0.5,  # standard deviations, or logarithm of a factor, between what a batch norm holds and gets
     far: float = 0.2,  # gap at the first pass that makes half of ``stale`` enough
     passes: int = 3,  # that show a gap without a cause
+    beyond: float = 2.0,  # × training's gain, that validation lost at first; guesses of the same width lose it once
     window: int = 20,  # losses before a pass that tell how training does
 ) -> Iterator[Evidence | Skipped]:
     """From the first passes on the validation loss is far above the training loss.
@@ -34,7 +35,8 @@ def train_val_mismatch(
     What training and validation each gained over the best constant prediction for their own targets, at the first
     validation pass after training has learned something and at the last one. The causes that can be seen: mean and
     standard deviation of the model's input in training and in validation, and what batch norms hold for evaluation
-    against what they get in training.
+    against what they get in training. Where no cause is seen: validation that is worse than a constant in the first
+    pass, and stays so; or so much worse that no learning by heart explains it.
 
     ## Why it matters
     In the first epoch every batch is new: the training loss is then what unseen data cost too. A validation loss far
@@ -66,7 +68,8 @@ def train_val_mismatch(
     lag = validation.stale_norms(history, stale / 2 if early > far else stale) if early > behind / 2 else None
     if not (shift or lag):
         unlearned = early > behind / 2 and max(val_first, val_last) <= worse
-        if len(counted) < passes or not unlearned or val_last < val_first - behind:
+        lost = val_first < -beyond * train_first  # of squares, 1 + r² is what guesses of r² times the variance cost
+        if len(counted) < passes or not unlearned or (val_last < val_first - behind and not lost):
             return  # what gets worse and worse is overfitting's
     at = int(np.searchsorted(steps, last))
     causes = [cause[0] for cause in (shift, lag) if cause]
@@ -145,6 +148,7 @@ def fires() -> tuple[History, ...]:
         _history([1.9, 2.5, 2.6], shift=5.0),
         _history([1.5, 1.4], running=3.0),
         _history([3.0, 3.1, 3.05]),
+        _history([7.0, 9.0, 8.5]),  # worse and worse, and at first already far beyond what guessing costs
     )
 
 

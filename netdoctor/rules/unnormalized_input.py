@@ -54,8 +54,8 @@ def unnormalized_input(
 
     ## When it is wrong
     Adam trains through inputs of 0 … 255, at a price. A normalisation right behind the first layer mends most of it:
-    then it is a note. Token ids, one-hot vectors and images in [0, 1] are not this. One feature in many that is out of
-    scale stays unseen while the whole input's rms is in bounds.
+    then it is a note, unless a skip connection carries it past the norm. Token ids, one-hot vectors and images in
+    [0, 1] are not this. One feature in many that is out of scale stays unseen while the whole input's rms is in bounds.
 
     ## References
     LeCun et al. 1998, Efficient BackProp, section 4.3. Ioffe & Szegedy 2015, section 2. DeepDiagnosis and UMLAUT alarm
@@ -86,7 +86,8 @@ def unnormalized_input(
         features = between > uneven * abs(m) and layer.kind != "conv"
         text = f"The input of {spoken(layer.name)} has rms {rms:.3g} (mean {m:.3g}, std {s:.3g}); {fault}"
         one, each = remedies.standardise(layer, m, s if s > 0 else 1.0), remedies.standardise_features(layer)
-        normed = any(other.kind == "norm" and layer.name in other.inputs for other in history.facts.layers)
+        behind = [other.kind for other in history.facts.layers if layer.name in other.inputs]
+        normed = bool(behind) and all(kind == "norm" for kind in behind)  # and none takes it as it is, past a norm
         yield Evidence(
             message=text
             + (f", and its features differ in scale: their means spread by {between:.3g}." * features or "."),
@@ -114,6 +115,14 @@ def _start(history: History, statistic: str, names: tuple[str, ...], samples: in
 
 
 _FACTS = Facts(layers=(Layer("0", "linear", fan_in=13, called=True), Layer("2", "linear", inputs=("0",), called=True)))
+_PAST_NORM = Facts(
+    layers=(
+        Layer("0", "linear", called=True),
+        Layer("1", "norm", inputs=("0",), called=True),
+        Layer("2", "linear", inputs=("1",), called=True),
+        Layer("3", "linear", inputs=("0", "2"), called=True),
+    )
+)
 _BEHIND_NORM = Facts(layers=(Layer("0", "norm", called=True), Layer("1", "linear", inputs=("0",), called=True)))
 
 
@@ -133,6 +142,7 @@ def fires() -> tuple[History, ...]:
         _input(70, 218, 81, 1280),  # the wine table as it comes
         _input(0.0012, 0.0015, 0.001, 0.004),  # images divided by 255 twice
         _input(10, 0.1, 0.1, 10.4),  # a signal on an offset
+        _input(4000, 700, 700, 6000, _PAST_NORM),  # the skip connection of a pre-norm block
     )
 
 

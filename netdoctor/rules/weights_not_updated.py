@@ -20,6 +20,9 @@ def weights_not_updated(
     elsewhere: int = 20,  # backward passes and steps of other optimizers (a GAN's first phase is shorter or detached)
     unstepped: int = 100,  # backward passes without any step (gradients are accumulated over 64 at most)
     idle: int = 60,  # steps with learning rate 0 (a warm-up from 0 takes up to 50)
+    ended: float = 0.5,  # share of the run at learning rate 0: a schedule made for the run ends with less of it
+    agreeing: float = 0.1,  # cosine of successive gradients: above, they still lead somewhere
+    left: float = 0.1,  # of the constant prediction's loss: below, the run has converged
     samples: int = 5,  # steps that change nothing before it counts
     resolution: float = 1e-6,  # step over weight that float32 still adds (its epsilon is 6e-8)
     patience: int = 100,  # steps without learning before what no optimizer holds is more than a note
@@ -40,7 +43,8 @@ def weights_not_updated(
 
     ## When it is wrong
     A model that only passes gradients on (a frozen critic, an attacked classifier) is not meant to change. Trained
-    parameters left out of every optimizer are usually frozen that way on purpose: a note, as long as the model learns.
+    parameters left out of every optimizer are usually frozen that way on purpose: a note, as long as the model learns
+    and nobody has thawed them meanwhile. A learning rate of 0 is one too, once the model has learned what it can.
     Random features on purpose are reported where the output layer is among them, else they are a note.
 
     ## References
@@ -56,7 +60,7 @@ def weights_not_updated(
     if not len(history.table("learning_rate")):
         yield Skipped("no optimizer step of this model seen yet")
         return
-    nothing = lost_steps.idle(history, idle) or lost_steps.cleared(history, samples)
+    nothing = lost_steps.idle(history, idle, ended, agreeing, left) or lost_steps.cleared(history, samples)
     if nothing is not None:
         yield nothing
         return

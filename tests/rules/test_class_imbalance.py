@@ -72,3 +72,44 @@ def test_tags_that_are_never_given() -> None:
 def test_quiet_where_tags_are_weighed_or_not_rare() -> None:
     assert not _tags(0.02, 40.0)
     assert not _tags(0.3, None)
+
+
+class _Pairs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.bias = nn.Embedding(40, 6), nn.Embedding(30, 6), nn.Embedding(30, 1)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        score: Tensor = (self.left(left) * self.right(right)).sum(1) + self.bias(right).squeeze(1)
+        return score
+
+
+@pytest.mark.parametrize("negatives", ["none", "in the batch", "a loss of their own"])
+def test_pairs_of_which_all_are_to_match(negatives: str) -> None:
+    torch.manual_seed(0)
+    model = _Pairs()
+
+    def loss(i: int) -> Tensor:
+        left = torch.randint(40, (64,))
+        score, other = model(left, (left * 7) % 30), model(left, torch.randint(30, (64,)))
+        if negatives == "none":
+            return F.binary_cross_entropy_with_logits(score, torch.ones(64))
+        if negatives == "in the batch":
+            both = torch.cat((torch.ones(64), torch.zeros(64)))
+            return F.binary_cross_entropy_with_logits(torch.cat((score, other)), both)
+        return F.binary_cross_entropy_with_logits(score, torch.ones(64)) + F.binary_cross_entropy_with_logits(
+            other, torch.zeros(64)
+        )
+
+    found = findings_of(rule, model, torch.optim.Adam(model.parameters(), lr=1e-2), loss, 60)
+    assert bool(found) == (negatives == "none")
+
+
+def test_a_generator_whose_images_are_to_be_real_is_no_such_pair() -> None:
+    torch.manual_seed(0)
+    generator, critic = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 12)), nn.Linear(12, 1)
+
+    def loss(i: int) -> Tensor:
+        return F.binary_cross_entropy_with_logits(critic(generator(torch.randn(64, 4)).tanh()), torch.ones(64, 1))
+
+    assert not findings_of(rule, generator, torch.optim.Adam(generator.parameters(), lr=1e-3), loss, 60)

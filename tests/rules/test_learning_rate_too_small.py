@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import netdoctor
 from netdoctor.rules.learning_rate_too_small import learning_rate_too_small as rule
 from tests.rules.training import mlp, train
 
@@ -51,3 +52,24 @@ def test_quiet_where_only_the_early_layers_stand_still() -> None:
     hidden = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.Sigmoid())]
     model = nn.Sequential(*hidden, nn.Linear(64, 10))
     assert not train(rule, model, torch.optim.SGD(model.parameters(), lr=0.1), 100)[0]  # gradients vanish
+
+
+@pytest.mark.parametrize(("lr", "limit", "creeps"), [(1e-3, 1e6, True), (0.1, 1e-2, True), (0.1, 1.0, False)])
+def test_a_loss_that_creeps_along_a_straight_line(lr: float, limit: float, creeps: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr / 10, momentum=0.9)
+    truth = torch.randn(20, 1) / 20**0.5
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule], every=1)
+    for _ in range(80):
+        x = torch.randn(256, 20)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), x @ truth).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), limit)
+        optimizer.step()
+    found = monitor.diagnose().findings
+    monitor.close()
+    assert bool(found) == creeps
+    if creeps:
+        assert "point the same way" in found[0].message
+        assert ("being cut to 0.0" in found[0].message) == (limit < 1)

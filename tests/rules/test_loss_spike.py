@@ -135,3 +135,21 @@ def test_quiet_where_doubtful_samples_stand_out_of_a_converged_run() -> None:
         monitor.diagnose()
     monitor.close()
     assert not monitor.findings
+
+
+def test_other_data_from_one_step_on_are_no_spike() -> None:
+    """Digits from 5 on come in, and their batches cost as much as the first of them."""
+    torch.manual_seed(0)
+    x, y = digits()
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule])
+    monitor._schedule.clock = lambda: 0.1 * monitor.step
+    for step in range(1, 241):
+        rows = ((y < 5) if step <= 150 else (y >= 0)).nonzero().squeeze(1)
+        chosen = rows[torch.randint(len(rows), (64,))]
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+    monitor.close()
+    assert not monitor.findings

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+import netdoctor
 from netdoctor.findings import Finding
+from netdoctor.rules.overfitting import overfitting
 from netdoctor.rules.train_val_mismatch import train_val_mismatch as rule
 from tests.rules.training import digits, mlp, train
 
@@ -72,3 +74,31 @@ def test_a_metric_in_other_units_is_none_of_it() -> None:
                 with torch.no_grad():
                     loss(1000 * model(inputs[400:]), 1000 * targets[400:])
         assert not monitor.diagnose().findings
+
+
+def _seasons(own: bool, count: int = 1000) -> tuple[Finding, ...]:
+    """A regression validated on one season, scaled by itself or by the whole year."""
+    torch.manual_seed(0)
+    x = torch.randn(count, 4)
+    y = (2 * x[:, :1]).tanh() + 0.3 * x[:, 1:2]
+    late = x[:, 0] > 0.8
+    held = (x[late] - x[late].mean(0)) / x[late].std(0) if own else x[late]
+    model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    monitor = netdoctor.watch(model, reporters=[], rules=[rule, overfitting])
+    for step in range(1, 201):
+        rows = torch.randint(count, (32,))
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+        if step % 20 == 0:
+            with torch.no_grad():
+                nn.functional.mse_loss(model(held), y[late])
+    found = monitor.diagnose().findings
+    monitor.close()
+    return found
+
+
+def test_validation_scaled_by_itself_is_not_learning_by_heart() -> None:
+    assert [finding.rule for finding in _seasons(own=True)] == ["train-val-mismatch"]
+    assert not _seasons(own=False)

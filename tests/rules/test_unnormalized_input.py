@@ -124,3 +124,15 @@ def test_the_remedy_for_features_takes_images_and_sequences() -> None:
 def test_it_says_that_it_saw_nothing() -> None:
     with netdoctor.watch(nn.Linear(2, 1), reporters=[], rules=[unnormalized_input]) as monitor:
         assert [skip.reason for skip in monitor.diagnose().skipped] == ["no input of a first layer measured yet"]
+
+
+@pytest.mark.parametrize(("last", "severity"), [(nn.Identity(), Severity.WARNING), (nn.LayerNorm(24), Severity.NOTE)])
+def test_a_norm_in_a_branch_does_not_mend_what_passes_it(last: nn.Module, severity: Severity) -> None:
+    """A pre-norm block adds to what it is given; only a norm at its end would scale that."""
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(24, 4, 32, dropout=0.0, batch_first=True, norm_first=True)
+    model = nn.Sequential(nn.Linear(8, 24), block, last, nn.Flatten(), nn.Linear(8 * 24, 10))
+    x = digits()[0].unflatten(1, (8, 8)) * 300 + 2000
+    (only,) = found(model, (x, digits()[1]))
+    assert only.severity is severity
+    assert only.layers == ("0",)

@@ -174,3 +174,48 @@ def test_random_parameters_of_no_optimizer_are_a_warning_and_get_one() -> None:
     finding.remedies[0].apply(model, optimizer)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
     assert not told(train(model, optimizer, 60), Severity.NOTE)
+
+
+@pytest.mark.parametrize(("added", "severity"), [(True, None), (False, Severity.WARNING)])
+def test_layers_thawed_without_the_optimizer(added: bool, severity: Severity | None) -> None:
+    model = network()
+    nn.init.orthogonal_(model[0].get_parameter("weight"))  # trained weights, as far as can be told
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    monitor = netdoctor.watch(model, reporters=[], rules=[weights_not_updated], every=1)
+    for step in range(60):
+        if step == 25:
+            model[0].requires_grad_(True)
+            if added:
+                optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.01})
+        optimizer.zero_grad()
+        backward(model)
+        optimizer.step()
+    found = monitor.diagnose().findings
+    monitor.close()
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
+    if severity is not None:
+        assert "since step 26, having been frozen before" in found[0].message
+        assert found[0].layers == ("0",)
+        found[0].remedies[0].apply(model, optimizer)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        assert held == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize(("rounds", "severity"), [(4, Severity.WARNING), (140, Severity.NOTE)])
+def test_a_schedule_that_was_over_before_half_of_the_run(rounds: int, severity: Severity) -> None:
+    torch.manual_seed(0)
+    model, truth = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)), torch.randn(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: max(0.0, 1 - done / rounds))
+    monitor = netdoctor.watch(model, reporters=[], rules=[weights_not_updated], every=1)
+    for _ in range(220):
+        x = torch.randn(64, 8)
+        optimizer.zero_grad()
+        F.mse_loss(model(x), x @ truth).backward()
+        optimizer.step()
+        schedule.step()
+    (found,) = monitor.diagnose().findings
+    monitor.close()
+    assert found.severity is severity
+    assert ("agree" in found.message) == (severity is Severity.WARNING)

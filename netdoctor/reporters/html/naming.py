@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from netdoctor.facts import Facts, spoken
-from netdoctor.history import Table
 from netdoctor.statistics import STATISTICS
+from netdoctor.table import Table
 
 Site = Literal["layer", "parameter", "group", "run"]
 WORDS = {"rms": "RMS", "val": "validation", "std": "std"}

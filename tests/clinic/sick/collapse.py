@@ -157,7 +157,15 @@ def vae_that_ignores_its_code(fault: bool) -> Program:
     return Program(model, optimizer, step, mean_loss(model, x, x, lambda p, t: F.mse_loss(p[0], t)))
 
 
-@sick("representation-collapse", "input-not-used", "constant-output", steps=150, by=75, bound=0.9)
+@sick(
+    "representation-collapse",
+    "input-not-used",
+    "constant-output",
+    steps=150,
+    by=75,
+    bound=0.9,
+    miss="the points lie along a line that wanders, and their spread stays",
+)
 def generator_of_one_point(fault: bool) -> Program:
     """Mode collapse: ten steps of the generator for one of its critic, and all noise gets the same answer."""
     generator, critic = models.mlp(4, 48, 48, 2), models.mlp(2, 64, 64, 1, activation=nn.SiLU)

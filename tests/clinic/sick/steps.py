@@ -42,7 +42,13 @@ def two_noisy_labels_a_step(fault: bool) -> Program:
     return Program(model, optimizer, step, errors(model, task.x, task.y))
 
 
-@sick("noisy-gradient", steps=400, by=200, bound=-0.6)
+@sick(
+    "noisy-gradient",
+    steps=400,
+    by=200,
+    bound=-0.6,
+    miss="the gain of the policy is as noisy with a baseline, at these batches",
+)
 def policy_gradient_without_a_baseline(fault: bool) -> Program:
     """A bandit with contexts: rewards around 10 and one episode a step drown the difference between the actions."""
     model = models.mlp(4, 32, 5)

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor.facts import Facts
-from netdoctor.history import History, Table
+from netdoctor.history import History
 from netdoctor.reporters.html.embed import packed
 from netdoctor.reporters.html.figures.base import FIRST, Figure, decades, groups
 from netdoctor.reporters.html.naming import described, layer_named, site_of, titled
 from netdoctor.reporters.html.numbers import counted
 from netdoctor.statistics import STATISTICS
+from netdoctor.table import Table
 
 COLUMNS = 160  # samples or groups of samples side by side at most: 6 pixels each on a wide page
 FEWEST = 24  # columns at least, however many layers there are
