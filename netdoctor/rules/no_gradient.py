@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import remedies
-from netdoctor.facts import Facts, Layer, Parameter, spoken
+from netdoctor.facts import WEIGHTED, Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
@@ -28,7 +28,8 @@ def no_gradient(
     Whether ``.grad`` was None at every sampled step of the optimizer that holds the parameter, whether its layer took
     part in the forward pass, with gradients or under ``no_grad``, and whether the loss was computed from anything. A
     warning where the network's first layers are cut off from the loss (``detach``, numpy, argmax on the way), where
-    layers run under ``no_grad``, or where all gradients are exactly zero; a note about side branches.
+    layers run under ``no_grad``, where a second tower with an embedding of its own gets nothing, or where all gradients
+    are exactly zero; a note about other side branches.
 
     ## Why it matters
     What gets no gradient stays as it was initialised, and the layers behind it learn from noise.
@@ -82,6 +83,17 @@ def no_gradient(
             confidence=0.9,
             remedies=(_connect(cut_off[-1], called[first_reached]), remedies.freeze_layers(cut_off)),
         )
+    tower = _tower(facts, sides, [name for name in called if name not in without])
+    if tower and int(seen.max()) >= patience:
+        yield Evidence(
+            message=f"{_listed(tower)} run in the forward pass and read an input of their own, but never get a "
+            f"gradient in {int(seen.max())} samples: between them and the loss the way back is cut",
+            layers=tuple(tower),
+            readings=(Reading("layers without gradient", float(len(tower)), 0.0, "", span),),
+            confidence=0.85,
+            remedies=(_connect(tower[-1], "the loss"), remedies.freeze_layers(tower)),
+        )
+    sides = [name for name in sides if name not in tower]
     for names, several, one in (
         (sides, "run, but the loss does not use their output", "runs, but the loss does not use its output"),
         (unused, "are never called in training", "is never called in training"),
@@ -102,6 +114,17 @@ def _copies(facts: Facts, names: Sequence[str], called: Sequence[str]) -> bool:
     """Whether each of the layers has the same parameters as one that learns: a target network, a momentum encoder."""
     shapes = {layer.name: tuple(p.shape for p in facts.parameters if p.layer == layer.name) for layer in facts.layers}
     return {shapes[name] for name in names} <= {shapes[name] for name in called}
+
+
+def _tower(facts: Facts, sides: Sequence[str], learning: Sequence[str]) -> list[str]:
+    """Layers in a row without a gradient, from an embedding on, which reads what no other layer made.
+
+    Empty where layers of the same shapes learn: a target network, a momentum encoder.
+    """
+    start = next((place for place, name in enumerate(sides) if facts.layer(name).kind == "embedding"), len(sides))
+    tower = list(sides[start:])
+    mixing = any(facts.layer(name).kind in WEIGHTED for name in tower)
+    return tower if mixing and not _copies(facts, tower, learning) else []
 
 
 def _under_no_grad(names: Sequence[str], samples: int, span: tuple[int, int]) -> Evidence:
@@ -184,10 +207,17 @@ def _connect(last: str, first: str) -> Remedy:
     )
 
 
-def _history(rows: int, missing: dict[str, float], called: bool = True, ungraded: bool = False) -> History:
+def _history(
+    rows: int, missing: dict[str, float], called: bool = True, ungraded: bool = False, words: str = ""
+) -> History:
     facts = Facts(
         layers=tuple(
-            Layer(name, "linear", called=not value or (called and not ungraded), ungraded=ungraded and value > 0)
+            Layer(
+                name,
+                "embedding" if name == words else "linear",
+                called=not value or (called and not ungraded),
+                ungraded=ungraded and value > 0,
+            )
             for name, value in missing.items()
         ),
         parameters=tuple(Parameter(f"{name}.weight", name, (4, len(name)), "weight") for name in missing),
@@ -208,6 +238,7 @@ def fires() -> tuple[History, ...]:
         _history(5, {"encoder": 1.0, "head": 0.0}),
         History.of(gradient_missing={"fc.weight": [0.0] * 5}, gradient_norm=[0.0] * 5, loss=[0.7] * 5),
         _history(5, {"head": 0.0, "encoder": 1.0}, ungraded=True),
+        _history(20, {"image": 0.0, "words": 1.0, "sentence": 1.0}, words="words"),
         _rootless_history(5),
     )
 
@@ -218,6 +249,8 @@ def quiet() -> tuple[History, ...]:
         _history(30, {"encoder": 0.0, "head": 0.0}),  # healthy
         _history(30, {"encoder": 0.0, "expert": 1.0, "head": 0.0}, called=False),  # never called: a note
         _history(30, {"online": 0.0, "target": 1.0, "head": 0.0}, ungraded=True),  # a slow copy that gives targets
+        _history(30, {"image": 0.0, "auxiliary": 1.0}),  # an unused head: a note
+        _history(30, {"enc": 0.0, "out": 0.0, "key": 1.0, "tip": 1.0}, words="key"),  # a slow copy that is detached
         _history(3, {"encoder": 1.0, "head": 0.0}),  # too early
         _rootless_history(1),  # a batch without targets
         History.of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from netdoctor import remedies
+from netdoctor import factors, remedies
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
@@ -46,6 +46,7 @@ def poor_initialization(
     stream_growth: float = 30.0,  # of a residual stream: branches that are normalised make the root of their number
     time_growth: float = 100.0,  # of a gradient over a sequence; the largest of orthogonal or default weights: 1
     sharp: float = 0.1,  # entropy of attention over that of equal shares: 0.8 where logits have variance 1
+    uncertain: float = 3.0,  # first loss over ln 2, of products of embeddings: logits of std 5 cost this much
     patience: int = 300,  # steps without progress that put the blame on torch's default, which trains many deep nets
 ) -> Iterator[Evidence | Skipped]:
     """The signal shrinks or grows from layer to layer at the start, because the weights are too small or too large.
@@ -55,8 +56,8 @@ def poor_initialization(
     branch in between, at its first sampled step: how much of the signal (std of a unit over the batch) at the first
     layer's input reaches the last layer, and each layer's weight std against the one that keeps the variance. Both must
     agree. Two layers with weights several times too large count in any stack. Likewise the growth of a residual stream
-    over its branches, the recurrent weights and the growth of a gradient through time, and the weights of attention
-    whose queries each pick one key.
+    over its branches, the recurrent weights and the growth of a gradient through time, the weights of attention whose
+    queries each pick one key, and the products of embeddings in a model of nothing else, against the targets' spread.
 
     ## Why it matters
     A factor other than 1 multiplies from layer to layer, forward and backward: early layers get no gradient or far too
@@ -73,7 +74,7 @@ def poor_initialization(
     Delving deep into rectifiers, section 2.2. Zhang et al. 2019, Fixup initialization. Saxe et al. 2014, Exact
     solutions to the nonlinear dynamics of learning. SageMaker Debugger, PoorWeightInitialization.
     """
-    if not history.first("weight_std") or not history.first("input_rms"):
+    if not history.first("weight_std") or not (history.first("input_rms") or history.first("activation_rms")):
         yield Skipped("no activations or weights measured yet")
         return
     course = progress(history)
@@ -100,6 +101,7 @@ def poor_initialization(
         *_residual(history, stream_growth),
         *_recurrent(history, oversized, time_growth),
         *_attending(history, oversized, sharp),
+        *factors.too_large(history, oversized, uncertain),
     ]
     if not found and not others:
         return

@@ -11,6 +11,7 @@ import netdoctor
 from netdoctor.findings import Evidence, Severity
 from netdoctor.history import History
 from netdoctor.rules.no_gradient import fires, no_gradient, quiet
+from tests.rules.training import findings_of
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -121,3 +122,31 @@ def test_a_loss_made_anew_is_named_and_one_among_others_is_not(anew: Callable[[T
             answers = found(monitor.history)
         assert [answer.severity for answer in answers] == [Severity.ERROR] * always
         assert monitor.history.first("rootless_loss") == {"": 1.0}
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_second_tower_that_is_detached_is_named(cut: bool) -> None:
+    """That of the words: an embedding reads an input that no other layer made."""
+
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image, self.words, self.text = nn.Linear(6, 8), nn.EmbeddingBag(20, 5), nn.Linear(5, 8)
+
+        def forward(self, image: Tensor, words: Tensor) -> Tensor:
+            text = self.text(self.words(words))
+            scores: Tensor = self.image(image) @ (text.detach() if cut else text).T
+            return scores
+
+    torch.manual_seed(0)
+    model = Towers()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def loss(i: int) -> Tensor:
+        return F.cross_entropy(model(torch.randn(8, 6), torch.randint(20, (8, 3))), torch.arange(8))
+
+    found = findings_of(no_gradient, model, optimizer, loss, 25)
+    assert bool(found) is cut
+    for each in found:
+        assert each.layers == ("words", "text")
+        assert each.severity == Severity.WARNING

@@ -15,6 +15,7 @@ from examples.lecture import ROWS, train_one_step
 from netdoctor.findings import Evidence, Severity
 from netdoctor.history import History
 from netdoctor.rules.poor_initialization import poor_initialization
+from tests.rules.training import findings_of
 
 VERDICTS = ("exploding scale", "vanishing", "healthy", "vanishing", "healthy")
 
@@ -203,3 +204,26 @@ def test_weights_of_a_thousandth_are_named_in_three_layers() -> None:
     (found,) = [each for each in poor_initialization(history_of(small(0.001))) if isinstance(each, Evidence)]
     assert found.layers[:2] == ("0", "2")
     assert not [each for each in poor_initialization(history_of(small(0.02))) if isinstance(each, Evidence)]
+
+
+@pytest.mark.parametrize(("std", "binary"), [(1.0, False), (0.1, False), (1.0, True), (0.1, True)])
+def test_products_of_embeddings_are_held_against_the_targets(std: float, binary: bool) -> None:
+    rows, columns = nn.Embedding(40, 64), nn.Embedding(30, 64)
+    model = nn.ModuleList([rows, columns])
+    for table in (rows, columns):
+        nn.init.normal_(table.weight, std=std)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    targets = torch.randn(40, 30)
+
+    def loss(i: int) -> Tensor:
+        row, column = torch.randint(40, (64,)), torch.randint(30, (64,))
+        product = (rows(row) * columns(column)).sum(1)
+        if binary:
+            return F.binary_cross_entropy_with_logits(product, (targets[row, column] > 0).float())
+        return F.mse_loss(product, targets[row, column])
+
+    found = findings_of(poor_initialization, model, optimizer, loss, 1)
+    assert [each.layers for each in found] == [("0", "1")] * (std == 1.0)
+    for each in found:
+        each.remedies[0].apply(model, optimizer)
+        assert loss(0).item() < (1.0 if binary else 2.0)
