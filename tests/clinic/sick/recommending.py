@@ -48,7 +48,6 @@ class _Factors(nn.Module):
     steps=200,
     by=10,
     bound=4.0,
-    miss="missed when it was first measured; why is not known yet",
 )
 def factors_of_unit_variance(fault: bool) -> Program:
     """``nn.Embedding`` draws from N(0, 1): a product of 64 of them is off by eight stars."""

@@ -117,7 +117,6 @@ def zero_where_the_loss_wants_minus_one(fault: bool) -> Program:
     by=40,
     bound=0.35,
     layers=("words", "text.0", "text.2"),
-    miss="said as a note: whether the second tower was detached on purpose cannot be told",
 )
 def captions_detached(fault: bool) -> Program:
     """Code of a momentum contrast, where one side is detached, taken for two towers that both are to learn."""
