@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import WEIGHTED, Facts, Layer, Loss
 from netdoctor.history import History
-from netdoctor.structure import FUNCTIONS, RESHAPING
+from netdoctor.structure import FUNCTIONS, LOSSES, RESHAPING
 
 MOVING = RESHAPING | {
     f"{name}Backward{version}"
@@ -46,6 +46,17 @@ def head(loss: Loss) -> Head:
             constant = name == "AddBackward0" and nodes[place + 1 : place + 2] == (LOGARITHM,)
             return Head(tuple(functions), LOGARITHM if constant else name)
     return Head(tuple(functions))
+
+
+def facing(loss: Loss) -> str:
+    """The nonlinearity whose result the loss takes as it is, whatever is below it; "" where there is none."""
+    names = loss.nodes
+    softmax = "LogSoftmaxBackward0"
+    own = (softmax,) if loss.kind == "cross-entropy" else tuple(LOSSES) if names and set(names) & set(LOSSES) else ()
+    own = own or ("SubBackward0",)  # where a loss written by hand compares values
+    place = next((index for index, name in enumerate(names) if name in own), len(names))
+    below = next((name for name in names[place + 1 :] if name not in MOVING), "")
+    return FUNCTIONS.get(below, "") if below != CLAMPED else ""
 
 
 def first_layers(facts: Facts, kinds: Collection[str] = WEIGHTED) -> Iterator[Layer]:

@@ -208,6 +208,8 @@ class Recorder:
         try:
             if self._stray is not None and self._stray.passed(self._activations.passes):
                 self._unstepped()
+            if self._sampled:
+                self._leftovers.passed(self._holdings.parameters())
             self._parameters.see_accumulated()
         except Exception as error:  # noqa: BLE001
             self._fail("gradients", error)

@@ -53,6 +53,9 @@ RESHAPING = {
     for version in (0, 1, 2)
 }  # what leaves the elements as they are, in their order
 OPAQUE = ("CheckpointFunctionBackward", "CompiledFunctionBackward")  # nodes with layers inside
+MEETING = ("SubBackward0", "MulBackward0", "DivBackward0")  # nodes in which a loss written by hand takes its target
+SEARCHED = 64  # nodes of a loss written by hand
+FEWEST = 4  # predictions: of fewer, columns of a table may be as many as its rows by chance
 NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
 
 
@@ -60,12 +63,14 @@ NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all l
 class Path:
     """The way from the loss down to the last layer that is no nonlinearity: autograd nodes, the loss first.
 
-    ``layer`` is the name of that layer, "" where it is unknown, ``end`` the node of its output.
+    ``layer`` is the name of that layer, "" where it is unknown, ``end`` the node of its output, ``pairs`` the shapes of
+    predictions and of the pairs that they make with targets, as `paired` finds them.
     """
 
     nodes: tuple[Node, ...] = ()
     layer: str = ""
     end: Node | None = None
+    pairs: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,7 +164,9 @@ def trace(
         dropouts: Names of those that are dropout: they stand between layers without separating them.
     """
     ends = {n: name for n, name in outputs.items() if name not in nonlinearities and name not in dropouts}
-    graph = Graph(path=loss_path(root, ends))
+    inner = {name for name in ends.values() if not _contains(name, ends.values())}
+    path = loss_path(root, {n: name for n, name in ends.items() if name in inner})
+    graph = Graph(path=replace(path, pairs=paired(root, ends)))
     upstream: dict[Node, tuple[str, ...]] = {}
     for node in children_first(root):
         if hasattr(node, "variable"):
@@ -186,6 +193,11 @@ def trace(
     return graph
 
 
+def _contains(name: str, others: Iterable[str]) -> bool:
+    """Whether a layer has others inside: of such a one, as a model with a parameter of its own, these are the last."""
+    return any(other != name and (not name or other.startswith(f"{name}.")) for other in others)
+
+
 def loss_path(root: Node, outputs: Mapping[Node, str] | None = None) -> Path:
     """The shortest way from the loss to a layer's output (without it), breadth first.
 
@@ -205,6 +217,51 @@ def loss_path(root: Node, outputs: Mapping[Node, str] | None = None) -> Path:
                 parents[child] = node
                 queue.append(child)
     return Path()
+
+
+def paired(root: Node, outputs: Container[Node]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of N predictions and of the N x N pairs that a loss written by hand makes of them, and averages.
+
+    Args:
+        root: Of the loss.
+        outputs: Nodes of the layers' outputs: what is below them is no longer the loss.
+
+    Returns:
+        Empty shapes where no prediction is broadcast against a tensor without a gradient, where a dimension was put in
+        for that on purpose, or where the loss is not a mean or sum over all pairs.
+    """
+    queue, seen = deque([(root, 0)]), {root}
+    for _ in range(SEARCHED):
+        if not queue:
+            break
+        node, elements = queue.popleft()
+        name = node.name()
+        if node in outputs or name in LOSSES:
+            continue
+        if name in ("MeanBackward0", "SumBackward0"):
+            elements = prod(node._saved_self_sym_sizes)
+        operands = node.next_functions
+        learned = [operand for operand in operands if operand[0] is not None]
+        if name in MEETING and len(operands) == 2 and len(learned) == 1:
+            pairs, alone = made_shape(node), made_shape(*learned[0])
+            count = prod(alone)
+            square = pairs[-2:] == (count, count) and prod(pairs) == count**2 == elements
+            if square and count >= FEWEST and not _widened(learned[0][0]):
+                return alone, pairs
+            if name == "SubBackward0":
+                continue
+        for child, _ in learned:
+            if child not in seen:
+                seen.add(child)
+                queue.append((child, elements))
+    return (), ()
+
+
+def _widened(node: Node | None) -> bool:
+    """Whether a dimension was put into what a node made."""
+    while node is not None and node.name() in RESHAPING and not node.name().startswith("Unsqueeze"):
+        node = node.next_functions[0][0]
+    return node is not None and node.name() in ("UnsqueezeBackward0", "ExpandBackward0")
 
 
 def _way(parents: Mapping[Node, Node | None], node: Node | None) -> tuple[Node, ...]:
@@ -303,6 +360,9 @@ def describe_loss(path: Path) -> Loss:
     predicted = _predicted(path)
     if node is None and path.difference is not None:
         outputs = made_shape(path.nodes[path.difference])
+    broadcast = prod(outputs) > prod(predicted) > 0 if predicted else False
+    if not broadcast and path.pairs[1]:
+        broadcast, (predicted, outputs) = True, path.pairs
     return Loss(
         path.kind,
         names,
@@ -314,7 +374,7 @@ def describe_loss(path: Path) -> Loss:
         predicted=predicted,
         targets=targets,
         classes=classes,
-        broadcast=prod(outputs) > prod(predicted) > 0 if predicted else False,
+        broadcast=broadcast,
         elements=_elements(path),
         sharpness=_sharpness(path),
         summed=reduction == 2 or (reduction == 0 and "SumBackward0" in names),
@@ -327,10 +387,10 @@ def learned_target(node: Node) -> bool:
     return ends[0] and any(ends[1:])
 
 
-def made_shape(node: Node) -> tuple[int, ...]:
-    """Shape of the tensor that a node made; () where it is a scalar or unknown."""
+def made_shape(node: Node, place: int = 0) -> tuple[int, ...]:
+    """Shape of the tensor that a node made, of several the one at ``place``; () where it is a scalar or unknown."""
     metadata: list[Any] = getattr(node, "_input_metadata", [])
-    return tuple(int(extent) for extent in metadata[0].shape) if metadata else ()
+    return tuple(int(extent) for extent in metadata[place].shape) if place < len(metadata) else ()
 
 
 def _predicted(path: Path) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -52,6 +53,22 @@ def adversaries(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def moved_to_a_copy(model: nn.Module) -> Iterator[None]:
+    """Reptile: only copies go backward, and the model's gradients are set by hand."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    while True:
+        learner = copy.deepcopy(model)
+        inner = torch.optim.SGD(learner.parameters(), 0.1)
+        for _ in range(2):
+            inner.zero_grad()
+            learner(torch.randn(8, 4)).square().mean().backward()
+            inner.step()
+        for p, q in zip(model.parameters(), learner.parameters(), strict=True):
+            p.grad = p.detach() - q.detach()
+        optimizer.step()
+        yield
+
+
 def left(loop: Callable[[nn.Module], Iterator[None]]) -> list[float]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
@@ -60,7 +77,7 @@ def left(loop: Callable[[nn.Module], Iterator[None]]) -> list[float]:
         for _ in range(6):
             next(turns)
     table = monitor.history.table("leftover_gradient")
-    found: list[float] = table.values[table.steps > 2].max(1).tolist()
+    found: list[float] = table.values[table.steps > 2].max(1, initial=0).tolist()
     return found
 
 
@@ -83,3 +100,7 @@ def test_clearing_in_any_way_leaves_none(loop: Callable[[nn.Module], Iterator[No
     found = left(loop)
     assert found
     assert max(found) == 0
+
+
+def test_passes_of_copies_count_for_nothing() -> None:
+    assert not left(moved_to_a_copy)

@@ -18,7 +18,7 @@ def describe(path: Path, outputs: Outputs | None = None) -> dict[str, Tensor]:
 
     accuracy, largest_predicted_share and batch_class_share for classes and binary targets, with them
     probability_total and several_labels_share for classes; target_low, target_high, output_low, output_high and
-    one_hot_share where values are compared.
+    one_hot_share where values are compared; target_low and target_high of yes-or-no targets that all count.
 
     Args:
         path: From the loss to the last layer.
@@ -31,7 +31,9 @@ def describe(path: Path, outputs: Outputs | None = None) -> dict[str, Tensor]:
     if pair is None:
         return {}
     if path.kind.startswith("binary"):
-        return _describe_binary(pair.output > (0.0 if path.kind.endswith("logits") else 0.5), pair.target)
+        found = _describe_binary(pair.output > (0.0 if path.kind.endswith("logits") else 0.5), pair.target)
+        ends = {"target_low": pair.target.min(), "target_high": pair.target.max()}
+        return {**found, **ends} if _whole(path) else found
     return _describe_values(pair) if path.kind in VALUES else {}
 
 
@@ -78,6 +80,15 @@ def _describe_binary(predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
         "batch_class_share": torch.maximum(ones, 1 - ones).mean(),
         "batch_class": (ones.mean() > 0.5).float(),
     }
+
+
+def _whole(path: Path) -> bool:
+    """Whether torch's own loss takes the mean or sum over all targets: else some may be left out by a mask."""
+    node = path.loss_node
+    if node is None or node._saved_weight is not None:
+        return False
+    above = path.nodes[: path.nodes.index(node)]
+    return bool(node._saved_reduction) or (above != () and above[-1].name() in ("MeanBackward0", "SumBackward0"))
 
 
 def _describe_values(pair: Pair) -> dict[str, Tensor]:

@@ -160,6 +160,7 @@ class Targets:
         total = weights + 1 - share
         p = (weights / total).clamp(1e-7, 1 - 1e-7)
         entropy = -(weights * p.log() + (1 - share) * (1 - p).log()).mean()
+        entropy = torch.where(((share >= 0) & (share <= 1)).all(), entropy, torch.nan)  # else nothing bounds the loss
         self.described = {
             "largest_class_share": torch.maximum(p, 1 - p).max(),
             "smallest_class_share": torch.minimum(p, 1 - p).min(),

@@ -19,6 +19,9 @@ CAUSED = (
     "no-gradient",
     "learning-rate-too-small",
     "vanishing-gradient",
+    "diverging-loss",
+    "weight-growth",
+    "logit-growth",
     "loss-plateau",
     "not-learning",
     "class-collapse",
@@ -36,6 +39,7 @@ def loss_mismatch(
     indices: tuple[int, int] = (3, 30),  # fewest and most classes: of two, squares are a proper score; more are counts
     rough: float = 0.35,  # change of rank by frequency to the next number: 1 of unrelated ones, a quantity's near 0
     uneven: float = 0.97,  # evenness up to which this change is more than the noise of counting
+    beyond: float = 0.25,  # of the way from 0 to 1 that a yes or no lies outside: GANs take noisy ones of up to 1.2
     batches: int = 3,  # whose targets tell
 ) -> Iterator[Evidence | Skipped]:
     """The loss fits another kind of target, or another kind of output, than it is given.
@@ -44,12 +48,14 @@ def loss_mismatch(
     Cross-entropy of a single output; kl_div of what is no logarithm; "probabilities" of classes that do not sum to 1
     where the loss picks one of them; several labels a sample under one softmax; one-hot targets under an absolute
     error, or under squares behind a softmax or sigmoid; whole, evenly spread targets 0, 1, 2 … of a single output,
-    which are class indices; whole targets for each token, up to the number of tokens, in no order.
+    which are class indices; whole targets for each token, up to the number of tokens, in no order; a binary
+    cross-entropy of targets that do not lie between 0 and 1.
 
     ## Why it matters
     Such a loss can fall without the task being learned. Cross-entropy of one output is 0 for every input; where nothing
     makes classes compete, all rise at no cost; the best constant under an absolute error is the median, 0 for a one-hot
-    column; squares of probabilities have no gradient where the answer is surely wrong.
+    column; squares of probabilities have no gradient where the answer is surely wrong. A binary cross-entropy of a
+    target t above 1 or below 0 falls without end, by |t| - 1 or |t| for each unit of the logit.
 
     ## When it is wrong
     Squares of one-hot targets without softmax train well and are not reported, nor are squares for two classes. Whole
@@ -71,6 +77,7 @@ def loss_mismatch(
         "target_evenness",
         "target_high",
         "target_roughness",
+        "target_low",
     )
     readings = {name: history.series(name)[1][:20] for name in names}
     seen = {name: float(np.median(values)) for name, values in readings.items() if len(values) >= batches}
@@ -97,6 +104,17 @@ def loss_mismatch(
             Reading("share of targets with several labels", many, several),
             _BINARY,
         )
+    elif loss.kind.startswith("binary") and len(readings["target_low"]):
+        low, high = float(readings["target_low"].min()), float(readings["target_high"].max())
+        if max(-low, high - 1) > beyond:
+            above, below = Reading("largest target", high, 1.0, "y"), Reading("least target", low, 0.0, "y")
+            yield _evidence(
+                history,
+                f"A binary cross-entropy takes targets from 0 to 1, but those given lie between {low:.3g} and "
+                f"{high:.3g}: of what lies outside it falls without end, the surer the answer the lower",
+                above if high - 1 > -low else below,
+                _WITHIN,
+            )
     elif loss.kind == "kl-div" and functions[-1:] == ("softmax",) and head(loss).meets in _DIVERGING:
         yield _evidence(
             history,
@@ -162,6 +180,13 @@ def _evidence(
     return Evidence(message, layers, (reading,), confidence, remedies=(remedy,), severity=severity)
 
 
+_WITHIN = Remedy(
+    action="Give targets from 0 to 1, or compare values: squares for a quantity, cross-entropy for classes",
+    code="y = (y - low) / (high - low)  # labels of -1 and 1: (y + 1) / 2; raw pixels: y / 255\n"
+    "# or, for standardised values: loss = F.mse_loss(prediction, y), without a sigmoid",
+    source="PyTorch documentation, nn.BCELoss and nn.BCEWithLogitsLoss (targets between 0 and 1)",
+    effect="the loss has a least value, where prediction and target are the same",
+)
 _CATEGORICAL = Remedy(
     action="Use cross-entropy of the logits, one output a class: its softmax makes the classes compete",
     code="# no softmax, sigmoid or log in the model; targets are class indices (of one-hot rows: y.argmax(1))\n"
@@ -200,6 +225,7 @@ def _history(kind: str, *nodes: str, extent: int = 10, **readings: float) -> His
 
 
 _NLL, _LOG, _SOFT, _SUB = "NllLossBackward0", "LogSoftmaxBackward0", "SoftmaxBackward0", "SubBackward0"
+_BINARY_NODE = "BinaryCrossEntropyWithLogitsBackward0"
 _KL = ("DivBackward0", "SumBackward0", "SubBackward0", "MulBackward0")
 
 
@@ -229,6 +255,7 @@ def fires() -> tuple[History, ...]:
         _history("mse", "MseLossBackward0", _SOFT, one_hot_share=1.0),
         _history("mse", "MseLossBackward0", target_evenness=0.99, target_high=9.0),
         _tokens(27, 0.9),
+        _history("binary-cross-entropy-with-logits", _BINARY_NODE, target_low=-1.0, target_high=1.0),
     )
 
 
@@ -248,5 +275,7 @@ def quiet() -> tuple[History, ...]:
         _tokens(27, 0.1),  # levels of a quantity
         _tokens(27, 0.9, 0.99),  # all alike: the roughness is noise
         _tokens(1000, 0.9),  # a score of each word
+        _history("binary-cross-entropy", "BinaryCrossEntropyBackward0", target_low=0.0, target_high=1.2),  # of a GAN
+        _history("binary-cross-entropy-with-logits", _BINARY_NODE),  # some targets are left out by a mask
         History.of(Facts(loss=Loss("nll", (_NLL, _SOFT))), probability_total=[11.0]),  # too early
     )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from netdoctor import remedies
-from netdoctor.ends import head, last_layers, output_module
+from netdoctor.ends import facing, head, last_layers, output_module
 from netdoctor.facts import Facts, Layer, Loss, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
@@ -25,7 +25,7 @@ def redundant_softmax(
 
     ## What it looks at
     The autograd nodes between the loss and the last layer: a softmax right before cross-entropy's own, or a sigmoid
-    before that of the binary cross-entropy with logits.
+    right before that of the binary cross-entropy with logits, whatever it is taken of.
 
     ## Why it matters
     The loss takes probabilities for logits. These lie between 0 and 1, so of K classes the right one gets at most
@@ -45,14 +45,14 @@ def redundant_softmax(
     if not loss.nodes:
         yield Skipped("the loss does not show how it is made")
         return
-    functions = head(loss).functions
     if loss.kind == "binary-cross-entropy-with-logits":
-        twice = functions[-1:] in (("sigmoid",), ("softmax",))
+        function = facing(loss)
+        twice = function in ("sigmoid", "softmax")
         floor, own, criterion = 0.313, "sigmoid", "binary cross-entropy with logits"  # ln(1 + e^-1), of the ones
-        function = functions[-1] if twice else ""
     else:
-        twice = functions[-2:] in (("softmax", "log_softmax"), ("softmax", "softmax"))
-        twice = twice and loss.kind in ("cross-entropy", "nll") and loss.softmax_extent >= classes
+        twice = loss.kind == "cross-entropy" and facing(loss) == "softmax"
+        twice = twice or (loss.kind == "nll" and head(loss).functions[-2:] == ("softmax", "softmax"))
+        twice = twice and loss.softmax_extent >= classes
         floor, own, criterion = _floor(max(loss.softmax_extent, 1)), "softmax", "cross-entropy"
         function = "softmax"
     if not twice:
@@ -96,6 +96,7 @@ def fires() -> tuple[History, ...]:
         _history(_NLL, _LOG, _SOFT),
         _history("DivBackward0", _NLL, _LOG, "ViewBackward0", _SOFT, "TransposeBackward0"),
         _history(_BINARY, "SqueezeBackward1", _SIGMOID, kind="binary-cross-entropy-with-logits"),
+        _history(_BINARY, _SIGMOID, "AddBackward0", kind="binary-cross-entropy-with-logits"),  # of learned thresholds
     )
 
 
@@ -105,6 +106,7 @@ def quiet() -> tuple[History, ...]:
         _history(_NLL, _LOG),  # healthy
         _history(_NLL, _LOG, _LOG),  # of no effect
         _history(_BINARY, kind="binary-cross-entropy-with-logits"),
+        _history(_BINARY, "SubBackward0", _SIGMOID, kind="binary-cross-entropy-with-logits"),  # scaled on its way
         _history(_NLL, _LOG, "BmmBackward0", _SOFT),  # attention
         _history(_NLL, _LOG, _SOFT, extent=1),
         History.of(Facts(), loss=[2.3]),  # unknown

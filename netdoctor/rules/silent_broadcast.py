@@ -24,7 +24,8 @@ def silent_broadcast(
 
     ## What it looks at
     The shape of the prediction as the model gives it, and that of its difference from the target, in autograd's nodes:
-    N predictions, N² differences.
+    N predictions, N² differences. In losses of any form that are written by hand, so are products with what has no
+    gradient, as the advantages of a policy's actions, where the loss is a mean or a sum over all pairs.
 
     ## Why it matters
     Each prediction is drawn to all targets of the batch, that is to their mean. The loss falls to the variance of the

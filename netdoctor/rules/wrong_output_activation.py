@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.ends import head, last_layers, output_module
+from netdoctor.ends import facing, head, last_layers, output_module
 from netdoctor.facts import Facts, Layer, Loss, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
@@ -56,16 +56,16 @@ def wrong_output_activation(
 
     ## What it looks at
     The nonlinearity applied directly to the last layer. Where the loss takes logits (cross-entropy, binary
-    cross-entropy with logits) there should be none. Where values are compared, its range is held against the least and
-    the largest target of the first batches.
+    cross-entropy with logits) there should be none. Where values are compared, the range of what they are compared with
+    right behind a nonlinearity is held against the least and the largest target of the first batches.
 
     ## Why it matters
     Targets out of range can never be met, and pull the output to its bound, where the gradient fades. Logits without a
     sign, or between two bounds, make a classifier that can be neither sure nor, below zero, told apart.
 
     ## When it is wrong
-    Bounded logits are meant where a factor follows (10 tanh x), which is not reported. A sigmoid before a binary
-    cross-entropy with logits is `redundant-softmax`. Leaky ReLU reaches every value and is left alone.
+    Bounded values are meant where a factor follows (10 tanh x, 1 + 4 sigmoid x), which is not reported. A sigmoid
+    before a binary cross-entropy with logits is `redundant-softmax`. Leaky ReLU reaches every value and is left alone.
 
     ## References
     Goodfellow et al. 2016, Deep Learning, section 6.2.2. Schoop et al. 2021, UMLAUT; Zhang et al. 2021, AutoTrainer
@@ -76,9 +76,9 @@ def wrong_output_activation(
     if not loss.nodes:
         yield Skipped("the loss does not show how it is made")
         return
-    functions = head(loss).functions
     readings: tuple[Reading, ...] = ()
     if loss.kind in LOGITS:
+        functions = head(loss).functions
         before = functions[:-1] if loss.kind == "cross-entropy" else functions
         function = before[-1] if before and functions[-1:] != ("softmax",) else ""
         if function not in RANGES or "softmax" in function or (function == "sigmoid" and loss.kind.startswith("bin")):
@@ -87,7 +87,7 @@ def wrong_output_activation(
         why = f"{LOGITS[loss.kind]} takes logits of any sign and size"
         readings = (Reading("bound of the logits", low if math.isfinite(low) else high),)
     elif loss.kind in ("mse", "l1", "smooth-l1"):
-        function = functions[-1] if functions else ""
+        function = facing(loss)
         if function not in RANGES:
             return
         lows, highs = history.series("target_low")[1][:samples], history.series("target_high")[1][:samples]
@@ -155,6 +155,7 @@ def quiet() -> tuple[History, ...]:
         _history(_NLL, _LOG, kind="cross-entropy"),  # healthy
         _history(_NLL, _LOG, "MulBackward0", "TanhBackward0", kind="cross-entropy"),  # logits capped on purpose
         _history(_MSE, "SigmoidBackward0", targets=(0, 1)),
+        _history(_MSE, "AddBackward0", "MulBackward0", "SigmoidBackward0", targets=(1, 5)),  # widened to the targets
         _history(_MSE, "TanhBackward0", targets=(-1, 1.05)),
         _history(_MSE, "ReluBackward0", targets=(0, 120)),  # counts
         _history(_MSE, "SigmoidBackward0", batches=1),  # too early

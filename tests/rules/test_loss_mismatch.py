@@ -50,3 +50,22 @@ def test_tokens_taken_for_a_quantity_are_named(kind: str) -> None:
         return F.mse_loss(model(tokens).squeeze(2), (tokens if kind == "tokens" else quantity).float())
 
     assert bool(findings_of(rule, model, optimizer, loss, 6)) == (kind == "tokens")
+
+
+SIGNS = torch.where(AIM > 0.25, 1.0, -1.0)
+KEPT = torch.rand(48, 4, generator=torch.Generator().manual_seed(2)) < 0.7
+
+
+def test_yes_or_no_targets_outside_of_0_and_1_are_named() -> None:
+    assert "-1 and 1" in said(lambda o: F.binary_cross_entropy_with_logits(o, SIGNS))[0]
+    assert "and 4" in said(lambda o: F.binary_cross_entropy_with_logits(o, 4 * SIGNS.relu(), reduction="sum"))[0]
+    assert said(lambda o: F.binary_cross_entropy_with_logits(o, SIGNS, reduction="none").mean())
+    assert not said(lambda o: F.binary_cross_entropy_with_logits(o, (SIGNS + 1) / 2 + 0.2 * AIM))
+    assert not said(lambda o: F.binary_cross_entropy_with_logits(o, AIM))
+
+
+def test_yes_or_no_targets_that_a_mask_leaves_out_are_none() -> None:
+    masked = ((SIGNS + 1) / 2).masked_fill(~KEPT, -1)
+    assert not said(lambda o: (F.binary_cross_entropy_with_logits(o, masked, reduction="none") * KEPT).mean())
+    assert not said(lambda o: F.binary_cross_entropy_with_logits(o, masked, weight=KEPT.float()))
+    assert not said(lambda o: F.binary_cross_entropy_with_logits(o, masked, reduction="none")[KEPT].mean())

@@ -83,3 +83,28 @@ def test_a_sigmoid_before_a_loss_with_logits(sick: bool) -> None:
     for finding in findings:
         finding.remedies[0].apply(model, optimizer)
         assert descend(optimizer, loss_of, 250) < 0.2
+
+
+@pytest.mark.parametrize("sick", [True, False])
+def test_a_sigmoid_after_a_parameter_of_the_model_itself(sick: bool) -> None:
+    """What holds parameters of its own is a layer, but not the last one: those inside are looked at."""
+
+    class Ordinal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score = nn.Linear(64, 1)
+            self.cuts = nn.Parameter(torch.linspace(1, -1, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.score(x) + self.cuts
+            return logits.sigmoid() if sick else logits
+
+    torch.manual_seed(0)
+    model = Ordinal()
+
+    def loss_of(step: int) -> Tensor:
+        x, y = batch(step, FLAGS)
+        return F.binary_cross_entropy_with_logits(model(x), y)
+
+    findings = findings_of(rule, model, torch.optim.Adam(model.parameters(), lr=1e-2), loss_of, 1)
+    assert [finding.layers for finding in findings] == [("score",)] * sick

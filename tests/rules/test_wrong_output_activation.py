@@ -117,3 +117,16 @@ def test_features_and_hidden_activations_are_no_outputs() -> None:
         return F.mse_loss(model(x), teacher(x).detach())
 
     assert not findings_of(rule, model, torch.optim.Adam(model.parameters(), lr=1e-3), loss_of, 5)
+
+
+@pytest.mark.parametrize("widened", [True, False])
+def test_a_range_that_is_widened_to_the_targets_is_none(widened: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
+
+    def loss_of(step: int) -> Tensor:
+        x, y = batch(step, Y)
+        score = model(x).squeeze(1)
+        return F.mse_loss(10 * score - 0.5 if widened else score, y.float())
+
+    assert bool(findings_of(rule, model, torch.optim.Adam(model.parameters(), lr=1e-3), loss_of, 3)) is not widened
