@@ -22,6 +22,7 @@ def underfitting(
     floor: float = 0.1,  # of the constant prediction's loss: below, there is little left to learn
     pace: float = 0.15,  # of the loss: what it may have fallen over the last half, its noise included
     structure: float = 0.3,  # correlation of neighbours' errors: 0.12 with 2/3 noise, 0.26 with a fifth of labels wrong
+    plain: float = 0.5,  # the same where no layer is that narrow, for then it may be other things; healthy runs 0.39
     kept: float = 0.5,  # of the correlation at the start: so much of the structure is still in the errors
     samples: int = 6,  # of it since the loss is flat: 32 pairs each, known to 0.08
     gap: float = 0.15,  # of the constant prediction's loss, between validation and training: more is overfitting
@@ -67,12 +68,13 @@ def underfitting(
         yield Skipped(f"fewer than {samples} samples of the errors' structure")
         return
     mean, error = float(lately.mean()), float(lately.std() / len(lately) ** 0.5)
-    if mean - error < structure or mean < kept * float(agreement[:5].mean()):
+    thin = _narrowest(history.facts)
+    bound = structure if thin is None or thin.units <= narrow else plain
+    if mean - error < bound or mean < kept * float(agreement[:5].mean()):
         return
     cosines = history.series("cosine")[1][-len(lately) :]
     if len(cosines) and float(np.mean(cosines)) > agreeing:
         return
-    thin = _narrowest(history.facts)
     if not run.learned and not (thin is None or thin.units <= narrow):
         return
     if float(val[-1]) / float(own[-1]) - run.recent / run.constant > gap:
@@ -82,11 +84,11 @@ def underfitting(
         what = f"its narrowest layer, {spoken(thin.name)}, has {thin.units} units"
     yield Evidence(
         message=f"The loss stays at {run.recent:.3g}, {val[-1]:.3g} in validation ({run.constant:.3g} for a constant "
-        f"prediction), and the errors of samples that are close together agree by {mean:.2f}, {structure:g} is much: "
+        f"prediction), and the errors of samples that are close together agree by {mean:.2f}, {bound:g} is much: "
         f"{what}.",
         layers=(thin.name,) if thin is not None and thin.name else (),
         readings=(
-            Reading("correlation of neighbours' errors", mean, structure, "", (int(steps[-len(lately)]), run.steps)),
+            Reading("correlation of neighbours' errors", mean, bound, "", (int(steps[-len(lately)]), run.steps)),
             Reading("training loss", run.recent, floor * run.constant, "loss", (run.steps // 2, run.steps)),
             Reading("validation loss", float(val[-1]), None, "loss"),
         ),
