@@ -38,8 +38,8 @@ def sample_mixing(model: nn.Module, inputs: Any) -> float | None:
     finally:
         for module, mode in modes.items():
             module.training = mode
-    if answers is None or moved is None or answers.shape != moved.shape:
-        return None
+    if answers is None or moved is None or answers.shape != moved.shape or answers.shape[1:2] == (size,):
+        return None  # an answer a pair of samples is a relation between them
     spread = float((answers - answers.mean(0)).abs().amax())
     change = float((answers[0] - moved[0]).abs().amax())
     return change / spread if spread > 0 else None
