@@ -175,19 +175,7 @@ def rounded_away(history: History, samples: int, resolution: float, most: float)
         readings=(Reading(f"update of {name}", 0.0, expected, "", (int(update.steps[-samples]), history.step)),),
         severity=Severity.WARNING if share >= most else Severity.NOTE,
         confidence=0.8,
-        remedies=(_in_float32() if rounded else _in_place(),),
-    )
-
-
-def _in_float32() -> Remedy:
-    return Remedy(
-        "Keep the weights in float32 and compute in half precision under autocast",
-        "model.float()\ndevice = next(model.parameters()).device.type\n"
-        "with torch.autocast(device, dtype=torch.bfloat16):\n"
-        "    loss = loss_fn(model(x), y)",
-        "Micikevicius et al. 2018, section 3.1",
-        "small steps add up",
-        treatment=lambda model, optimizer: model.float(),
+        remedies=(remedies.weights_in_float32("bfloat16") if rounded else _in_place(),),
     )
 
 

@@ -32,7 +32,8 @@ def mixed_samples(
 
     ## When it is wrong
     Where the rows of a batch belong together: nodes of a graph, points of a set, steps of a sequence in the first
-    dimension. Attention between the rows of a table may be wanted.
+    dimension. A loss that takes a part of the rows alone tells of that. Attention between the rows of a table may be
+    wanted.
 
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("use backprop to chart dependencies").
@@ -44,6 +45,10 @@ def mixed_samples(
     steps, values = history.series("sample_mixing")
     if not len(values):
         yield Skipped("only checkup() measures it")
+        return
+    asked = history.facts.loss.outputs[:1]
+    if asked and 0 < asked[0] < history.facts.batch:
+        yield Skipped("the loss takes some rows of the batch alone: the others are there for these to look at")
         return
     mixing = float(values[-1])
     if mixing > share:

@@ -66,3 +66,26 @@ def test_quiet_where_time_comes_first_or_cannot_be_told_from_the_batch() -> None
     assert not _findings(nn.LSTM(16, 16), time=0)
     assert not _findings(nn.LSTM(16, 16), length=20)
     assert not _findings(nn.LSTM(16, 16), length=1)
+
+
+class Averaging(nn.Module):
+    """Each row is answered from the mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(0.5 * x + x.roll(1, 0))
+        return out
+
+
+@pytest.mark.parametrize("asked", [40, 30])
+def test_nodes_of_a_graph_of_which_some_have_a_target(asked: int) -> None:
+    torch.manual_seed(0)
+    model, x, y = Averaging(), torch.randn(40, 8), torch.randint(0, 3, (40,))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    diagnosis = netdoctor.checkup(
+        model, (x, y), lambda answer, target: F.cross_entropy(answer[:asked], target[:asked]), optimizer
+    )
+    assert [finding.rule for finding in diagnosis.findings] == ["mixed-samples"] * (asked == 40)

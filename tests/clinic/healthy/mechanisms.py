@@ -14,11 +14,7 @@ from tests.clinic.data import batches, communities, digits, friedman, ring, spir
 from tests.clinic.loops import errors, mean_loss
 
 
-@healthy(
-    steps=160,
-    bound=0.17,
-    miss="checkup takes the nodes for samples of a batch: the graph is no input of the model",
-)
+@healthy(steps=160, bound=0.17)
 def attention_over_neighbours() -> Program:
     """A graph attention network, most of whose features are dropped at each step."""
     graph = communities(160)
