@@ -160,6 +160,7 @@ MEASURED = (
     Statistic("val_constant_loss", "loss", "run", "loss of the best constant prediction for the validation targets"),
     Statistic("val_accuracy", "", "run", "share of the validation targets that are predicted"),
     Statistic("val_training_share", "", "run", "share of dropout and batch norms in training mode in validation"),
+    Statistic("val_dropping", "", "run", "probability of a function that drops in validation in evaluation mode"),
     Statistic("val_input_mean", "x", "run", "mean of the model's input in validation"),
     Statistic("val_input_std", "x", "run", "standard deviation of the model's input in validation"),
     Statistic("constant_loss", "loss", "run", "loss of the best constant prediction for the targets seen so far"),

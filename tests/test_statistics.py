@@ -239,6 +239,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "val_constant_loss",
         "val_accuracy",
         "val_training_share",
+        "val_dropping",
         "val_input_mean",
         "val_input_std",
     }
