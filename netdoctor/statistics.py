@@ -175,6 +175,9 @@ MEASURED = (
         "change of the rank by frequency from one of them to the next; 1: nothing in common",
     ),
     Statistic("uninformed_loss", "loss", "run", "loss of an output that knows nothing: equal shares, or zero"),
+    Statistic(
+        "penalty", "loss", "run", "part of the loss that is made of parameters alone, as the sum of their squares"
+    ),
     Statistic("rootless_loss", "", "run", "1 where backward() began at a tensor that nothing was computed into"),
     Statistic("accuracy", "", "run", "share of the batch's targets that are predicted"),
     Statistic("largest_predicted_share", "", "run", "share of the class that the batch's predictions favour"),

@@ -233,6 +233,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "model_input_std",
         "residual_agreement",
         "rootless_loss",
+        "penalty",
         "target_roughness",
         "weighed_ones_share",
         "replica_spread",

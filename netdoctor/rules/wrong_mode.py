@@ -124,7 +124,7 @@ def _functions(history: History, apart: int, late: int, least: float) -> Iterato
     yield Evidence(
         message=f"F.{function} drops {rates[-1]:.0%} in validation, though {where} is in evaluation mode: the function "
         f"does not know of the mode unless it is told.",
-        layers=(module,) if module else (),
+        layers=tuple(layer.name for layer in history.facts.layers if module and layer.name == module),
         readings=(Reading("probability of dropout in evaluation mode", float(rates[-1]), 0.0),),
         confidence=0.9,
         remedies=(
@@ -190,7 +190,7 @@ def _history(modes: list[float], share: tuple[float, ...] = (), std_after: float
 
 def _function(rates: list[float], apart: int = 20) -> History:
     history = _history([0.0] * 8)
-    history.facts = history.facts.with_changes(dropping=("dropout", "head"))
+    history.facts = history.facts.with_changes(dropping=("dropout", "1"))
     for place, value in enumerate(rates):
         history.record(apart * (place + 1), "val_dropping", [value])
     return history

@@ -100,7 +100,7 @@ def test_functions_that_drop_in_evaluation(name: str, drop: Callable[[Tensor, bo
     after = validate(model := Functional(drop), 10, evaluate=True)
     (finding,) = rounds(rule, model, rows(16, 6), steps=45, after=after)
     assert f"F.{name} drops 30%" in finding.message
-    assert finding.layers == ("inside",)
+    assert "though inside is in evaluation mode" in finding.message
 
 
 @pytest.mark.parametrize(
