@@ -113,8 +113,10 @@ def _made(node: Node, made: dict[Node, Tensor]) -> Tensor | None:
         value = one**node._saved_exponent
     elif name in CONSTANT:
         other = two if two is not None or node.next_functions[0][0] is None else node._saved_other
-        known = other is not None and (two is not None or other.numel() == 1)
-        value = None if not known else one * other if name.startswith("Mul") else one / other
+        if other is None or (two is None and other.numel() != 1):
+            value = None
+        else:
+            value = one * other if name.startswith("Mul") else one / other
     elif name in ("NormBackward0", "LinalgVectorNormBackward0"):
         order = node._saved_p if name == "NormBackward0" else node._saved_ord
         whole = name == "NormBackward0" or node._saved_dim is None
