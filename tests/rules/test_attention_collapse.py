@@ -165,4 +165,4 @@ def test_pooling(layer: bool, temperature: float, sick: bool) -> None:
         before = model.state_dict()["head.weight"].clone()
         finding.remedies[0].apply(model)
         assert torch.equal(model.state_dict()["head.weight"], before)
-        assert ((model.score.weight if layer else model.query).abs() < 0.1).all()
+        assert ((model.score.weight if layer else model.query).abs() < 0.5).all()
