@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import remedies
-from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, spoken
+from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
@@ -28,6 +28,7 @@ def representation_collapse(
     flat: float = 2.5,  # dimensions in which an embedding is a line, where its spread is as large as ever
     line: tuple[float, float] = (1.5, 0.25),  # dimensions and spread, where losses of angles let all sizes grow
     code: float = 0.04,  # of a code's mean against its noise: 8e-4 nats a unit; healthy codes begin at 0.05 and rise
+    same: float = 0.02,  # spread of the entries that codes get over that of the codes: all get one
     lost: float = 0.5,  # of the dimensions over attention without shortcuts; with them they grow
     samples: int = 3,  # readings that must agree
     patience: int = 40,  # steps before a code is judged
@@ -39,7 +40,8 @@ def representation_collapse(
     ## What it looks at
     The standard deviation over the batch of the model's outputs against their size, where the loss has no targets that
     would ask for that (embeddings, generators), while the inputs vary. The mean of a random code against its noise:
-    what a layer is given varies, but hardly with what the encoder says. The dimensions of the outputs over a stack of
+    what a layer is given varies, but hardly with what the encoder says. Whether a layer that is given the entries of a
+    codebook gets the same one for all codes. The dimensions of the outputs over a stack of
     attention layers whose outputs are not added to their inputs.
 
     ## Why it matters
@@ -52,7 +54,8 @@ def representation_collapse(
 
     ## References
     Chen & He 2021, SimSiam, section 4.1. Bowman et al. 2016, section 3.1, and Lucas et al. 2019 (posterior collapse).
-    Goodfellow 2016, GAN tutorial, section 5.1.1. Dong et al. 2021, Attention is not all you need.
+    Goodfellow 2016, GAN tutorial, section 5.1.1. van den Oord et al. 2017, VQ-VAE. Dong et al. 2021, Attention is not
+    all you need.
     """
     table = history.table("activation_signal")
     if len(table) < samples:
@@ -64,6 +67,8 @@ def representation_collapse(
     found = _outputs_alike(history, alike, varied, fall, flat, line, samples)
     if found is None and history.step >= patience:
         found = _code_unused(history, code, fall, samples)
+    if found is None and history.step >= patience:
+        found = _one_entry(history, same, samples)
     if found is None:
         state = progress(history)
         if state is None or state.gain < learned:
@@ -163,6 +168,67 @@ def _code_unused(history: History, bound: float, fall: float, samples: int) -> E
             ),
         )
     return None
+
+
+def _one_entry(history: History, same: float, samples: int) -> Evidence | None:
+    """Vector quantisation where all codes are nearest to one entry: gradients pass from the decoder to the code."""
+    layers = {layer.name: layer for layer in history.facts.layers if layer.called}
+    tables = [layer for layer in layers.values() if layer.kind == "embedding" and not layer.inputs]
+    for entries in tables:
+        for layer in layers.values():
+            code = layers.get(layer.inputs[0]) if len(layer.inputs) == 1 else None
+            if code is None or code.kind not in WEIGHTED or code.units != entries.units or layer.kind == "embedding":
+                continue
+            given, said = (
+                history.series(*key)[1] for key in (("input_signal", layer.name), ("activation_signal", code.name))
+            )
+            size, entry = (
+                history.series(*key)[1] for key in (("input_rms", layer.name), ("activation_rms", entries.name))
+            )
+            if len({len(given), len(said), len(size), len(entry)}) > 1 or len(given) < samples:
+                continue
+            last = slice(-samples, None)
+            if (given[last] > same * said[last]).any() or (np.abs(size[last] / entry[last] - 1) > same).any():
+                continue
+            table = next((p for p in history.facts.parameters if p.layer == entries.name), None)
+            count = table.shape[0] if table is not None else 0
+            return Evidence(
+                message=f"All codes get the same entry of {spoken(entries.name)}, of {count}: what {spoken(code.name)} "
+                f"says varies by {float(said[-1]):.2g} over the batch, what {spoken(layer.name)} is given in its place "
+                f"by {float(given[-1]):.2g}.",
+                layers=(entries.name,),
+                readings=(
+                    Reading(
+                        "spread of the entries over the spread of the codes", float((given / said)[last].max()), same
+                    ),
+                ),
+                confidence=0.9,
+                remedies=_spread_out(entries.name),
+            )
+    return None
+
+
+def _spread_out(entries: str) -> tuple[Remedy, ...]:
+    """What brings the entries of a codebook to where codes are."""
+    return (
+        Remedy(
+            action="Move entries that no code of a batch gets to codes of the batch, every few steps",
+            code=f"codebook = model.get_submodule({entries!r}).weight\n"
+            "with torch.no_grad():  # code: what the encoder says, [samples, units]\n"
+            "    used = torch.cdist(code, codebook).argmin(1).bincount(minlength=len(codebook)) > 0\n"
+            "    some = code[torch.randperm(len(code))[: int((~used).sum())]]\n"
+            "    codebook[(~used).nonzero()[: len(some), 0]] = some",
+            source="Dhariwal et al. 2020, Jukebox, section 3.1 (random restarts)",
+            effect="every entry is the nearest to some code",
+        ),
+        Remedy(
+            action="Or begin with entries as small as the codes are",
+            code=f"codebook = model.get_submodule({entries!r}).weight\n"
+            "nn.init.uniform_(codebook, -1 / len(codebook), 1 / len(codebook))",
+            source="van den Oord et al. 2017, Neural discrete representation learning",
+            effect="no entry is the nearest to all codes",
+        ),
+    )
 
 
 def _averaged(history: History, lost: float, samples: int) -> Evidence | None:
@@ -282,6 +348,30 @@ def _coded(means: list[float]) -> History:
     )
 
 
+_QUANTISED = Facts(
+    layers=(
+        Layer("encoder", "linear", "Linear", "", 64, 8, 8, "", called=True),
+        Layer("entries", "embedding", "Embedding", "", 0, 0, 8, "", called=True),
+        Layer("decoder", "linear", "Linear", "", 8, 64, 64, "", ("encoder",), called=True),
+    ),
+    parameters=(Parameter("entries.weight", "entries", (32, 8), "embedding"),),
+    batch=64,
+)
+
+
+def _quantised(spread: float, size: float) -> History:
+    """``spread`` and ``size`` of what the decoder is given."""
+    names = [layer.name for layer in _QUANTISED.layers]
+    return History.of(
+        _QUANTISED,
+        range(20, 60, 5),
+        activation_signal={name: [0.4] * 8 for name in names},
+        activation_rms={name: [0.7] * 8 for name in names},
+        input_signal={"decoder": [spread] * 8},
+        input_rms={"decoder": [size] * 8},
+    )
+
+
 def _attended(residual: bool, rank: float) -> History:
     layers = tuple(Layer(**{**vars(layer), "residual": residual}) for layer in _ATTENTION)
     ranks = {"embed": [5.0] * 5, **{layer.name: [rank] * 5 for layer in layers}}
@@ -296,6 +386,7 @@ def fires() -> tuple[History, ...]:
         _embedding([0.6, 0.5, 0.4, 0.2, 0.19, 0.18, 0.17], size=10.0, rank=(9.0, 1.1)),
         _coded([0.15, 0.1, 0.06, 0.02, 0.02, 0.01, 0.01, 0.01]),
         _attended(residual=False, rank=1.3),
+        _quantised(0.0, 0.7),
     )
 
 
@@ -316,6 +407,8 @@ def quiet() -> tuple[History, ...]:
         _coded([0.15, 0.02, 0.02, 0.02]),  # too early
         _coded([0.05, 0.03, 0.03, 0.03, 0.03, 0.03]),  # small from the start
         _attended(residual=True, rank=1.3),
+        _quantised(0.1, 0.7),  # a few entries
+        _quantised(0.0, 0.4),  # the decoder is given something else
         _attended(residual=False, rank=4.0),
         History(),
     )

@@ -173,3 +173,33 @@ def test_angles_between_views_with_a_gradient_into_both_leave_a_line(stopped: bo
 
     found = findings(nn.Sequential(body, predictor) if stopped else body, angle, 120)
     assert bool(found) != stopped
+
+
+class Quantised(nn.Module):
+    """A code is replaced by the nearest entry of a codebook."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.encoder, self.entries = encoder(12), nn.Embedding(64, 12)
+        self.decoder = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 64))
+        nn.init.normal_(self.entries.weight, std=size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(x)
+        entry = self.entries(torch.cdist(code, self.entries.weight).argmin(1))
+        apart = F.mse_loss(entry, code.detach()) + 0.25 * F.mse_loss(code, entry.detach())
+        again: Tensor = self.decoder(code + (entry - code).detach())
+        return again, apart
+
+
+@pytest.mark.parametrize(("size", "sick"), [(3.0, True), (0.3, False)])
+def test_a_codebook_of_which_one_entry_is_used(size: float, sick: bool):
+    model = Quantised(size)
+
+    def loss(x: Tensor, step: int) -> Tensor:
+        again, apart = model(x)
+        return F.mse_loss(again, x) + apart
+
+    found = findings(model, loss, 100)
+    assert bool(found) == sick
+    assert all(finding.layers == ("entries",) for finding in found)
