@@ -56,9 +56,8 @@ def without_backward(every: int) -> History:
     with netdoctor.watch(model, reporters=[], every=every) as monitor:
         for _ in range(STEPS):
             loss = model(torch.randn(8, 3)).square().mean()
-            for parameter, gradient in zip(
-                model.parameters(), torch.autograd.grad(loss, model.parameters()), strict=True
-            ):
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
     return monitor.history

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netdoctor.facts import Parameter
 from netdoctor.probes.blocks import Block
-from netdoctor.probes.planes import Deferred, Planes
+from netdoctor.probes.planes import Planes
 from netdoctor.probes.reductions import double_of, reduce_parameters
+from netdoctor.probes.sampled import ParameterSample
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.sharding import block_of, part_of
 from netdoctor.probes.transfer import Transfer, sent, together
@@ -22,50 +22,6 @@ from netdoctor.statistics import Mask
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
 HALVES = (torch.bfloat16, torch.float16)
 BEFORE, AFTER, GRADIENT, USED = range(4)  # places in a plane
-
-
-@dataclass(frozen=True)
-class ParameterSample:
-    """What one sampled step tells of the parameters, perhaps still on its way from the device.
-
-    Attributes:
-        count: Sampled elements of each parameter.
-        gradient: Which gradients were seen before clipping.
-        clipped: Which were seen as the optimizer used them.
-        previous: Which were seen so in the step before.
-        held: Which parameters the optimizer holds.
-        trainable: Which ask for a gradient.
-        missing: Which have none.
-        scale: The gradient scaler's scale, still on the gradients before clipping; 1 without one.
-        fused: Whether it is still on those that the step used, for the optimizer takes it off.
-        parts: For each device: which parameters are there, and what `reduce_parameters` made of them.
-        here: Sampled elements of each parameter that this rank holds.
-        totals: Of the parameters that every rank holds whole, the sum of all elements after the step; None where no
-            other rank is asked for its own.
-    """
-
-    count: NDArray[np.int64]
-    gradient: Mask
-    clipped: Mask
-    previous: Mask
-    held: Mask
-    trainable: Mask
-    missing: Mask
-    scale: Transfer | float
-    fused: bool
-    parts: tuple[tuple[Mask, Transfer | Deferred], ...]
-    here: NDArray[np.int64]
-    totals: Transfer | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the numbers have arrived on the host."""
-        waiting = [*(transfer for _, transfer in self.parts), self.scale, self.totals]
-        return all(transfer.ready for transfer in waiting if isinstance(transfer, (Transfer, Deferred)))
-
-    def unscale(self) -> float:
-        """``scale`` as a number."""
-        return float(self.scale.numpy()) if isinstance(self.scale, Transfer) else self.scale
 
 
 @dataclass(frozen=True)
