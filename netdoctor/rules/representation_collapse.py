@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import remedies
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -136,13 +137,7 @@ def _outputs_alike(
 
 def _code_unused(history: History, bound: float, fall: float, samples: int) -> Evidence | None:
     """A random code, mean plus noise, whose mean no longer depends on the input."""
-    layers = {layer.name: layer for layer in history.facts.layers if layer.called}
-    for layer in layers.values():
-        sources = [layers[name] for name in layer.inputs if name in layers]
-        pair = len(sources) == 2 and sources[0].inputs == sources[1].inputs and sources[0].units == layer.fan_in
-        halves = len(sources) == 1 and sources[0].units == 2 * layer.fan_in
-        if layer.kind not in ("linear", "conv") or not (halves or (pair and sources[1].units == layer.fan_in)):
-            continue
+    for layer, sources in _random_codes(history.facts):
         given = history.series("input_signal", layer.name)[1]
         said = [history.series("activation_signal", source.name)[1] for source in sources]
         if any(len(each) != len(given) for each in said) or len(given) < samples:
@@ -178,40 +173,44 @@ def _code_unused(history: History, bound: float, fall: float, samples: int) -> E
 
 def _one_entry(history: History, same: float, samples: int) -> Evidence | None:
     """Vector quantisation where all codes are nearest to one entry: gradients pass from the decoder to the code."""
-    layers = {layer.name: layer for layer in history.facts.layers if layer.called}
-    tables = [layer for layer in layers.values() if layer.kind == "embedding" and not layer.inputs]
-    for entries in tables:
-        for layer in layers.values():
-            code = layers.get(layer.inputs[0]) if len(layer.inputs) == 1 else None
-            if code is None or code.kind not in WEIGHTED or code.units != entries.units or layer.kind == "embedding":
-                continue
-            given, said = (
-                history.series(*key)[1] for key in (("input_signal", layer.name), ("activation_signal", code.name))
-            )
-            size, entry = (
-                history.series(*key)[1] for key in (("input_rms", layer.name), ("activation_rms", entries.name))
-            )
-            if len({len(given), len(said), len(size), len(entry)}) > 1 or len(given) < samples:
-                continue
-            last = slice(-samples, None)
-            if (given[last] > same * said[last]).any() or (np.abs(size[last] / entry[last] - 1) > same).any():
-                continue
-            table = next((p for p in history.facts.parameters if p.layer == entries.name), None)
-            count = table.shape[0] if table is not None else 0
-            return Evidence(
-                message=f"All codes get the same entry of {spoken(entries.name)}, of {count}: what {spoken(code.name)} "
-                f"says varies by {float(said[-1]):.2g} over the batch, what {spoken(layer.name)} is given in its place "
-                f"by {float(given[-1]):.2g}.",
-                layers=(entries.name,),
-                readings=(
-                    Reading(
-                        "spread of the entries over the spread of the codes", float((given / said)[last].max()), same
-                    ),
-                ),
-                confidence=0.9,
-                remedies=_spread_out(entries.name),
-            )
+    for entries, code, layer in _quantised_codes(history.facts):
+        given, said = (
+            history.series(*key)[1] for key in (("input_signal", layer.name), ("activation_signal", code.name))
+        )
+        size, entry = (history.series(*key)[1] for key in (("input_rms", layer.name), ("activation_rms", entries.name)))
+        if len({len(given), len(said), len(size), len(entry)}) > 1 or len(given) < samples:
+            continue
+        last = slice(-samples, None)
+        if (given[last] > same * said[last]).any() or (np.abs(size[last] / entry[last] - 1) > same).any():
+            continue
+        table = next((p for p in history.facts.parameters if p.layer == entries.name), None)
+        count = table.shape[0] if table is not None else 0
+        return Evidence(
+            message=f"All codes get the same entry of {spoken(entries.name)}, of {count}: what {spoken(code.name)} "
+            f"says varies by {float(said[-1]):.2g} over the batch, what {spoken(layer.name)} is given in its place "
+            f"by {float(given[-1]):.2g}.",
+            layers=(entries.name,),
+            readings=(
+                Reading("spread of the entries over the spread of the codes", float((given / said)[last].max()), same),
+            ),
+            confidence=0.9,
+            remedies=_spread_out(entries.name),
+        )
     return None
+
+
+@of_facts
+def _quantised_codes(facts: Facts) -> list[tuple[Layer, Layer, Layer]]:
+    """Embeddings that may hold the entries of a codebook, layers that say as wide a code, and what these feed alone."""
+    layers = {layer.name: layer for layer in facts.layers if layer.called}
+    return [
+        (entries, layers[layer.inputs[0]], layer)
+        for entries in layers.values()
+        if entries.kind == "embedding" and not entries.inputs
+        for layer in layers.values()
+        if len(layer.inputs) == 1 and layer.inputs[0] in layers
+        if layers[layer.inputs[0]].kind in WEIGHTED and layers[layer.inputs[0]].units == entries.units
+    ]
 
 
 def _wandering(history: History, restless: float, together: float) -> Evidence | None:
@@ -283,6 +282,19 @@ def _spread_out(entries: str) -> tuple[Remedy, ...]:
             effect="no entry is the nearest to all codes",
         ),
     )
+
+
+@of_facts
+def _random_codes(facts: Facts) -> list[tuple[Layer, list[Layer]]]:
+    """Layers that read a code of mean and spread, and the layers that say these, as one or as two."""
+    layers, found = {layer.name: layer for layer in facts.layers if layer.called}, []
+    for layer in layers.values():
+        sources = [layers[name] for name in layer.inputs if name in layers]
+        pair = len(sources) == 2 and sources[0].inputs == sources[1].inputs and sources[0].units == layer.fan_in
+        halves = len(sources) == 1 and sources[0].units == 2 * layer.fan_in
+        if layer.kind in ("linear", "conv") and (halves or (pair and sources[1].units == layer.fan_in)):
+            found.append((layer, sources))
+    return found
 
 
 def _averaged(history: History, lost: float, samples: int) -> Evidence | None:
