@@ -113,7 +113,6 @@ def sigmoid_units_on_measurements_of_cells(fault: bool) -> Program:
     steps=250,
     by=150,
     bound=0.2,
-    miss="named by a symptom alone when it was first measured",
 )
 def dropout_after_every_layer_and_the_input(fault: bool) -> Program:
     """Seven tenths are dropped four times in a row, in a network of thirty units."""
