@@ -91,8 +91,8 @@ def _in_a_row(history: History, off: set[str], left: int, through: float, patien
     if passed > through or any((1 - layer.rate) * wiring.width(facts, layer) >= left for layer in layers):
         return
     yield Evidence(
-        f"{len(layers)} dropout layers in a row, {spoken(layers[0].name)} first, let {passed:.2g} of the signal's power "
-        f"through: the noise has {1 / passed - 1:.0f} times as much, and after {run.steps} steps the loss is "
+        f"{len(layers)} dropout layers in a row, {spoken(layers[0].name)} first, let {passed:.2g} of the signal's "
+        f"power through: the noise has {1 / passed - 1:.0f} times as much, and after {run.steps} steps the loss is "
         f"{run.recent:.4g} of {run.reference:.4g}.",
         layers=path,
         readings=(
