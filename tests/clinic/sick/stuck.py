@@ -44,7 +44,6 @@ def plateau_scheduler_told_to_maximise(fault: bool) -> Program:
     steps=250,
     by=150,
     bound=0.4,
-    miss="named by a symptom alone: the updates are not yet below what trains",
 )
 def rate_of_fine_tuning_from_scratch(fault: bool) -> Program:
     """2e-5, from a script for BERT."""
