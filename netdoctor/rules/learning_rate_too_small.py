@@ -198,7 +198,7 @@ def _ended(
     share = 1 - since / max(run.steps, 1)
     when, cosines = history.series("cosine")
     cosine = float(np.mean(cosines[when >= since])) if (when >= since).any() else 0.0
-    gone = rates[-1] < vanished**2 * rates.max()
+    gone = bool(rates[-1] < vanished**2 * rates.max())
     if rates[-1] >= vanished * rates.max() or share < ended[gone] or cosine < agreeing:
         return
     if run.reference <= 0 or run.recent < high * run.reference:
@@ -322,6 +322,7 @@ def _two_groups(slow: float, std: float) -> History:
 
 
 _DECAY = [max(1e-2 * 0.5 ** (i // 3), 1e-9) for i in range(60)]
+_STEEP = [1e-2 if i < 35 else 1e-8 for i in range(60)]
 
 
 def fires() -> tuple[History, ...]:
@@ -331,6 +332,7 @@ def fires() -> tuple[History, ...]:
         _creeping(0.9, 0.005),
         _creeping(0.5, 0.001, 2e-4, (4e-4, 4e-4)),
         _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
+        _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _STEEP),
         _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
         _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
     )
@@ -350,6 +352,7 @@ def quiet() -> tuple[History, ...]:
         _history(
             1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0
         ),  # and no signal
+        _history(1e-9, [max(2.3 - 0.01 * i, 2.2) for i in range(60)], [max(r, 1e-5) for r in _STEEP]),  # the last part
         _history(9e-3, [2.32 * 0.96**i + n for i, n in enumerate(_NOISE)], [0.1] * 60),  # healthy
         _history(2e-5, [0.06 + 0.1 * n for n in _NOISE], [1e-5] * 60, cosine=0.0),  # fine-tuning, converged
         _history(2e-5, [2.32 + n for n in _NOISE], [1e-6 * (i + 1) for i in range(60)]),  # warm-up
