@@ -76,7 +76,8 @@ def unnormalized_input(
         yield Skipped("no input of a first layer measured yet")
         return
     stuck = _stuck(history, patience)
-    out, differs = (_start(history, name, names, samples) for name in ("activation_rms", "activation_signal"))
+    outputs = ("activation_rms", "activation_signal") if stuck else ("", "")
+    out, differs = (_start(history, name, names, samples) for name in outputs)
     for layer in seen:
         m, s, over_samples = mean[layer.name], std[layer.name], signal.get(layer.name, math.nan)
         rms = math.hypot(m, s)
