@@ -19,7 +19,7 @@ def weights_not_updated(
     *,
     elsewhere: int = 20,  # backward passes and steps of other optimizers (a GAN's first phase is shorter or detached)
     unstepped: int = 100,  # backward passes without any step (gradients are accumulated over 64 at most)
-    idle: int = 45,  # steps with learning rate 0 (a warm-up from 0 takes one; by epochs, a short one: up to 25)
+    idle: int = 60,  # steps with learning rate 0 (a warm-up from 0 takes up to 50)
     ended: float = 0.5,  # share of the run at learning rate 0: a schedule made for the run ends with less of it
     agreeing: float = 0.1,  # cosine of successive gradients: above, they still lead somewhere
     left: float = 0.1,  # of the constant prediction's loss: below, the run has converged
