@@ -5,14 +5,12 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Container
-from dataclasses import dataclass
 from threading import get_ident
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._C import _current_graph_task_id as graph_task
 from torch._C import _get_tracing_state as tracing
@@ -29,49 +27,22 @@ from netdoctor.probes.comparisons import ELEMENTS
 from netdoctor.probes.compiled import ROOT, Marked, forget
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
 from netdoctor.probes.lineage import Lineage
-from netdoctor.probes.planes import Deferred, Planes
+from netdoctor.probes.planes import Planes
 from netdoctor.probes.ranks import enclosing
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
+from netdoctor.probes.sampled import LayerSample
 from netdoctor.probes.sampling import first_tensor, plain
 from netdoctor.probes.sharding import Span, Split, along, block_of, input_block, pending
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
-from netdoctor.statistics import SATURATION, Array, Mask
+from netdoctor.statistics import SATURATION
 from netdoctor.structure import Form, Graph, Node
 
 BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
 LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
 PASSES = 4  # of a step, the last ones, whose graph is kept: those before belong to an evaluation or a rollout
-
-
-@dataclass(frozen=True)
-class LayerSample:
-    """What one sampled step tells of the layers, perhaps still on its way from the device.
-
-    Attributes:
-        rows: Sampled rows of each slot, 0 where it was not filled; the slots of the layers, then those of inputs. Of
-            a layer that several ranks compute together, the share of them that this one has sampled.
-        units: Sampled units of each slot.
-        gradients: Sampled elements of the gradient at each layer's output.
-        sources: Slot that holds the input of each layer, -1 where it was not seen.
-        evaluating: Of each norm and dropout layer, whether it ran in evaluation mode; NaN for others.
-        parts: For each device: which slots were sampled there, what `reduce_layers` made of them, and what
-            `reduce_gradients` made of the gradients.
-    """
-
-    rows: Array
-    units: NDArray[np.int64]
-    gradients: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    evaluating: Array
-    parts: tuple[tuple[Mask, Transfer | Deferred, Transfer | Deferred], ...]
-
-    @property
-    def ready(self) -> bool:
-        """Whether the numbers have arrived on the host."""
-        return all(sums.ready and gradients.ready for _, sums, gradients in self.parts)
 
 
 class ActivationProbe:

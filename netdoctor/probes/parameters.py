@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netdoctor.facts import Parameter
 from netdoctor.probes.blocks import Block
-from netdoctor.probes.planes import Deferred, Planes
+from netdoctor.probes.planes import Planes
 from netdoctor.probes.reductions import double_of, reduce_parameters
+from netdoctor.probes.sampled import ParameterSample
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.sharding import block_of, part_of
 from netdoctor.probes.transfer import Transfer, sent, together
@@ -22,50 +22,6 @@ from netdoctor.statistics import Mask
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
 HALVES = (torch.bfloat16, torch.float16)
 BEFORE, AFTER, GRADIENT, USED = range(4)  # places in a plane
-
-
-@dataclass(frozen=True)
-class ParameterSample:
-    """What one sampled step tells of the parameters, perhaps still on its way from the device.
-
-    Attributes:
-        count: Sampled elements of each parameter.
-        gradient: Which gradients were seen before clipping.
-        clipped: Which were seen as the optimizer used them.
-        previous: Which were seen so in the step before.
-        held: Which parameters the optimizer holds.
-        trainable: Which ask for a gradient.
-        missing: Which have none.
-        scale: The gradient scaler's scale, still on the gradients before clipping; 1 without one.
-        fused: Whether it is still on those that the step used, for the optimizer takes it off.
-        parts: For each device: which parameters are there, and what `reduce_parameters` made of them.
-        here: Sampled elements of each parameter that this rank holds.
-        totals: Of the parameters that every rank holds whole, the sum of all elements after the step; None where no
-            other rank is asked for its own.
-    """
-
-    count: NDArray[np.int64]
-    gradient: Mask
-    clipped: Mask
-    previous: Mask
-    held: Mask
-    trainable: Mask
-    missing: Mask
-    scale: Transfer | float
-    fused: bool
-    parts: tuple[tuple[Mask, Transfer | Deferred], ...]
-    here: NDArray[np.int64]
-    totals: Transfer | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the numbers have arrived on the host."""
-        waiting = [*(transfer for _, transfer in self.parts), self.scale, self.totals]
-        return all(transfer.ready for transfer in waiting if isinstance(transfer, (Transfer, Deferred)))
-
-    def unscale(self) -> float:
-        """``scale`` as a number."""
-        return float(self.scale.numpy()) if isinstance(self.scale, Transfer) else self.scale
 
 
 @dataclass(frozen=True)
@@ -98,6 +54,7 @@ class ParameterProbe:
         self.facts: tuple[Parameter, ...] = tuple(facts for _, facts in parameters.values())
         self._planes = Planes(4 * len(self.tensors), MOST, MOST, planes, kept=slice(USED * len(self.tensors), None))
         self._standing: dict[tuple[int, int], _Standing] = {}  # of each plane and place
+        self._views: dict[int, tuple[Tensor, int, Tensor]] = {}  # of gradients: each, its place in memory, its view
         self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
         self.shared = False
 
@@ -108,6 +65,7 @@ class ParameterProbe:
 
     def begin(self) -> None:
         """Start a step: the gradients that the last one used become the previous ones."""
+        self._views.clear()
         self._planes.advance()
         self._planes.clear()
 
@@ -132,12 +90,18 @@ class ParameterProbe:
     def see_accumulated(self) -> None:
         """Sample the gradients at the end of a backward pass; the last pass of a step counts."""
         self._filled(GRADIENT)[:] = False
-        self._copy(GRADIENT, [tensor.grad for tensor in self.tensors])
+        gradients = [tensor.grad for tensor in self.tensors]
+        self._views.clear()
+        views = self._copy(GRADIENT, gradients)
+        if len(views) == len(gradients):
+            pairs = zip(gradients, views, strict=True)
+            self._views = {id(g): (g, g.data_ptr(), view) for g, view in pairs if type(g) is Tensor}
 
     def see_used(self, names: Container[str]) -> None:
         """Sample the gradients of the parameters of those names as their optimizer will use them."""
         gradients = [t.grad if f.name in names else None for t, f in zip(self.tensors, self.facts, strict=True)]
         self._copy(USED, gradients)
+        self._views.clear()
 
     def reduce(
         self,
@@ -221,11 +185,18 @@ class ParameterProbe:
             self._filled(place)[:] = standing.filled
             torch._foreach_copy_(standing.targets, standing.sources)
 
-    def _copy(self, place: int, tensors: Sequence[Tensor | None]) -> None:
+    def _copy(self, place: int, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        """Copy samples of the tensors; gives the views of them that were copied."""
         with torch.no_grad():
             targets, sources = self._pairs(place, tensors)
             if targets:
                 torch._foreach_copy_(targets, sources)
+        return sources
+
+    def _view(self, gradient: Tensor | None) -> Tensor | None:
+        """The view of a gradient that was copied when the backward pass ended, if it still shows the gradient."""
+        known, at, view = self._views.get(id(gradient), (None, 0, None))
+        return view if known is not None and known is gradient and known.data_ptr() == at else None
 
     def _pairs(self, place: int, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Views of the slots and of the tensors that are to be copied there; slots with None keep what they have."""
@@ -237,7 +208,7 @@ class ParameterProbe:
             if block is not None and local is not None and tensor is not None:
                 own = plain(self.tensors[slot - first])
                 local = None if own is None else part_of(tensor, local, block, own)
-            pair = None if local is None else self._planes.present.pair(slot, local, 0, block)
+            pair = None if local is None else self._planes.present.pair(slot, local, 0, block, self._view(tensor))
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])
