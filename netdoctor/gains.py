@@ -95,6 +95,7 @@ class Plateau:
         ending: Mean loss of its last quarter over ``level``.
         halves: Mean loss of its second half over that of its first.
         cosine: Mean cosine of successive gradients.
+        cosine_error: Its standard error.
         rate: The learning rate; the largest of the param groups, 0 where unknown.
     """
 
@@ -107,6 +108,7 @@ class Plateau:
     ending: float
     halves: float
     cosine: float
+    cosine_error: float
     rate: float
 
 
@@ -154,6 +156,7 @@ def plateau(history: History, tails: tuple[float, ...], shortest: int, least: fl
             ending=_mean(values[-(count // 4) :]) / _mean(values),
             halves=_mean(values[count // 2 :]) / _mean(values[: count // 2]),
             cosine=float(np.mean(cosines)) if len(cosines) else 0.0,
+            cosine_error=float(np.std(cosines)) / max(len(cosines), 1) ** 0.5,
             rate=float(rates[-1]) if len(rates) else 0.0,
         )
     return None

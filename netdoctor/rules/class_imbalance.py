@@ -34,8 +34,8 @@ def class_imbalance(
     rare_answers: float = 0.9,  # share of the rarer answer in those to several labels, and in the weight of the targets
     in_turn: float = 0.9,  # share of one class in most batches: shuffled ones of 8 and more hold others
     rarely: float = 0.95,  # mean share of the frequent answer, several labels a sample: objects fill 8 % of an image
-    given_up: int = 35,  # steps without a rare label, nothing learned; healthy segmenters had learned by step 20
-    patience_labels: int = 70,  # steps, several labels a sample
+    given_up: int = 30,  # steps without a rare label, nothing learned; healthy segmenters had learned by step 20
+    patience_labels: int = 60,  # steps, several labels a sample
 ) -> Iterator[Evidence | Skipped]:
     """One class is far more frequent in the targets, in all batches or in each by turns, and takes all predictions.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from netdoctor import remedies, wiring
-from netdoctor.facts import Facts, Layer, spoken
+from netdoctor.facts import Facts, Layer, Loss, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
 CAUSED = (
@@ -30,12 +32,15 @@ def excess_dropout(
     *,
     rate: float = 0.7,  # the noise has p/(1 - p) = 2.3 times the signal's power; GAT uses 0.6, AWD-LSTM 0.65
     left: int = 128,  # units that stay on average: wide sparse layers bear more (DeepRecommender: 0.8 of 1024)
+    through: float = 0.05,  # share of the signal's power that passes all of them; Srivastava's four layers: 0.1
+    patience: int = 80,  # steps without learning that tell so: as long as not-learning waits
 ) -> Iterator[Evidence | Skipped]:
     """Dropout takes most of the signal away: what is left is mostly noise.
 
     ## What it looks at
     The probability of each dropout layer that takes part in training, that of dropout inside recurrent layers and
-    attention included, and how many units stay.
+    attention included, and how many units stay. Where nothing is learned, also what passes all dropout layers on the
+    best way from the input to the output, none of which may be too strong by itself; a skip connection passes by.
 
     ## Why it matters
     With probability p a unit is 0, else scaled by 1/(1 - p): the noise has p/(1 - p) times the power of the signal, 1
@@ -55,6 +60,7 @@ def excess_dropout(
     off = wiring.switched_off(history)
     found = [layer for layer in facts.layers if layer.called and layer.rate > rate and layer.name not in off]
     if not found:
+        yield from _in_a_row(history, off, left, through, patience)
         return
     found.sort(key=lambda layer: (-layer.rate, layer.kind != "dropout"))
     worst = found[0]
@@ -72,6 +78,46 @@ def excess_dropout(
         severity=Severity.NOTE if wide else None,
         remedies=(_lower(facts, found),),
     )
+
+
+def _in_a_row(history: History, off: set[str], left: int, through: float, patience: int) -> Iterator[Evidence]:
+    """Dropout layers that each leave enough, and together nearly nothing of what is to be learned."""
+    facts, run = history.facts, progress(history)
+    if run is None or run.steps < patience or run.learned:
+        return
+    rates = {layer.name: layer.rate for layer in facts.layers if layer.kind == "dropout" and layer.name not in off}
+    passed, path = _least_noisy(facts, rates)
+    layers = [layer for layer in facts.layers if layer.name in path]
+    if passed > through or any((1 - layer.rate) * wiring.width(facts, layer) >= left for layer in layers):
+        return
+    yield Evidence(
+        f"{len(layers)} dropout layers in a row, {spoken(layers[0].name)} first, let {passed:.2g} of the signal's "
+        f"power through: the noise has {1 / passed - 1:.0f} times as much, and after {run.steps} steps the loss is "
+        f"{run.recent:.4g} of {run.reference:.4g}.",
+        layers=path,
+        readings=(
+            Reading("share of the signal's power that passes", passed, through),
+            *(Reading(f"dropout of {layer.name}", layer.rate) for layer in layers),
+        ),
+        confidence=0.8,
+        remedies=(_lower(facts, layers),),
+    )
+
+
+def _least_noisy(facts: Facts, rates: dict[str, float]) -> tuple[float, tuple[str, ...]]:
+    """What passes of the signal's power on the best way to the loss's layer, and the dropout layers on it.
+
+    Layers in the order of the model's modules: where one takes what a later one gives, all of it is taken to pass.
+    """
+    added = {layer.name for layer in facts.layers if layer.residual}
+    best: dict[str, tuple[float, tuple[str, ...]]] = {}
+    for layer in facts.layers:
+        passed, path = max((best.get(name, (1.0, ())) for name in layer.inputs), default=(1.0, ()))
+        if not added & set(layer.inputs):  # what a skip connection adds has passed by the dropout
+            between = tuple(name for name in layer.dropouts if rates.get(name))
+            passed, path = passed * math.prod(1 - rates[name] for name in between), (*path, *between)
+        best[layer.name] = passed, path
+    return best.get(facts.loss.layer, (1.0, ()))
 
 
 def _lower(facts: Facts, found: list[Layer]) -> Remedy:
@@ -112,9 +158,24 @@ def _history(rate: float, units: int = 48, mode: float = 0.0) -> History:
     return History.of(Facts(layers=layers), evaluation_mode={"0": [np.nan], "1": [mode]})
 
 
+def _row(rate: float, end: float, residual: bool = False, units: int = 48) -> History:
+    """Three layers with dropout between them, and a loss that ends at ``end`` of what a constant has."""
+    layers = (
+        Layer("0", "linear", units=units, called=True),
+        Layer("1", "dropout", inputs=("0",), called=True, rate=rate),
+        Layer("2", "linear", inputs=("0",), dropouts=("1",), units=units, residual=residual, called=True),
+        Layer("3", "dropout", inputs=("2",), called=True, rate=rate),
+        Layer("4", "linear", inputs=("0", "2") if residual else ("2",), dropouts=("3",), units=units, called=True),
+        Layer("5", "dropout", inputs=("4",), called=True, rate=rate),
+        Layer("6", "linear", inputs=("4",), dropouts=("5",), units=10, called=True),
+    )
+    loss = [2.3 - (1 - end) * 2.3 * min(step / 50, 1.0) for step in range(100)]
+    return History.of(Facts(layers=layers, loss=Loss("cross-entropy", layer="6")), loss=loss, constant_loss=[2.3] * 100)
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
-    return (_history(0.9), _history(1.0), _history(0.8))
+    return (_history(0.9), _history(1.0), _history(0.8), _row(0.7, 1.0))
 
 
 def quiet() -> tuple[History, ...]:
@@ -125,4 +186,8 @@ def quiet() -> tuple[History, ...]:
         _history(0.8, units=1024),  # a wide layer: a note
         _history(0.9, mode=1.0),  # switched off
         History(Facts(layers=(Layer("1", "dropout", rate=0.9),))),  # too early
+        _row(0.5, 1.0),
+        _row(0.7, 0.5),  # it learns all the same
+        _row(0.7, 1.0, residual=True),
+        _row(0.7, 1.0, units=512),
     )

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import highest_rates
+from netdoctor.gains import highest_rates, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
 from netdoctor.remedies import find_learning_rate, scale_learning_rate, step_once_an_epoch, warm_up_and_decay
 from netdoctor.rules.base import rule
+
+STEADY = 0.8  # of what the first half of the steps promised: where the second does less, the loss levels off
 
 
 @rule(Severity.WARNING, explains=("underfitting", "loss-plateau", "not-learning"))
@@ -32,6 +34,7 @@ def learning_rate_too_small(
     patience: int = 30,  # steps, at a learning rate that does not rise: longer than this, a warm-up shows its slope
     vanished: float = 1e-2,  # of the largest learning rate: a schedule that has come so far down has ended the training
     ended: float = 0.5,  # share of the run since then: cosine and step decays end with less of it
+    ended_surely: float = 0.3,  # the same, at a hundredth of that rate: no decay of a plan has steps of no use at all
     high: float = 0.5,  # of the reference loss: above, the schedule ended before much was learned
     agreeing: float = 0.1,  # mean cosine of successive gradients: above, they still lead somewhere
     apart: float = 1e-3,  # update of the slowest param group over that of the fastest, and learning rate likewise
@@ -41,6 +44,8 @@ def learning_rate_too_small(
     wider: float = 3.0,  # times ``ratio`` and ``moved`` that are too little then
     slow: float = 0.25,  # share of the first loss that may be gone then
     straight: int = 50,  # steps for that
+    agree: float = 0.3,  # mean cosine that is enough where steps promise, all along, less than ``little`` of the loss
+    little: float = 5e-4,  # of what there is to lose: 2,000 such steps to the end; 580 healthy runs: 1.4e-3 and more
 ) -> Iterator[Evidence | Skipped]:
     """Updates are orders below the weights, gradients keep agreeing, and the loss hardly moves.
 
@@ -49,7 +54,8 @@ def learning_rate_too_small(
     cosine of successive gradients, which stays as it is where nothing changes under the weights' feet; the training
     loss against its start and against the best constant prediction; schedules that brought the rate down long before
     the gradients ceased to agree; and the rates of the param groups against each other. Where nearly all successive
-    gradients point the same way, updates three times as large are too small still, and the loss may have fallen a bit.
+    gradients point the same way, updates three times as large are too small still, and the loss may have fallen a bit;
+    likewise where they agree on the whole and steps promise, the last ones as much as the first, next to nothing.
 
     ## Why it matters
     Progress is proportional to the learning rate here: ten times the rate does the same in a tenth of the steps.
@@ -72,7 +78,7 @@ def learning_rate_too_small(
     rates = highest_rates(history)
     decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
     if decayed and rates[-1] > 0:
-        yield from _ended(history, run, rates, update, vanished, ended, high, agreeing)
+        yield from _ended(history, run, rates, update, vanished, (ended, ended_surely), high, agreeing)
         return
     if update == 0 or (len(rates) and rates[-1] <= 0):
         yield Skipped("the learning rate is 0, or the weights do not change")
@@ -91,7 +97,7 @@ def learning_rate_too_small(
     if not stuck or update >= ratio or run.learned or gone >= fall or cosine < opposed:
         creeps = most_moved < wider * moved and float(updates.max()) < wider * ratio
         if creeps and run.steps >= straight and gone < slow and run.gain < slow:
-            yield from _straight_on(history, run, rates, update, wider * ratio, aim, same, gone, slow)
+            yield from _straight_on(history, run, rates, update, wider * ratio, aim, (same, agree, little), gone, slow)
         return
     factor = float(f"{min(aim / update, most):.1g}")
     first, last = int(steps[-min(samples, len(steps))]), int(steps[-1])
@@ -119,13 +125,25 @@ def _straight_on(
     update: float,
     bound: float,
     aim: float,
-    same: float,
+    bounds: tuple[float, float, float],
     gone: float,
     slow: float,
 ) -> Iterator[Evidence]:
     """The loss falls, along a line so straight that steps many times as long would follow it."""
+    same, agree, little = bounds
     steps, cosines = history.series("cosine")
-    if len(cosines) < 8 or (agree := float(np.quantile(cosines, 0.1))) < same:
+    if len(cosines) < 8:
+        return
+    alike, mean, promise = float(np.quantile(cosines, 0.1)), float(cosines.mean()), _promise(history)
+    if alike >= same:
+        what = f"successive gradients still point the same way (cosine above {alike:.2f} in nine of ten)"
+        shown = Reading(
+            "cosine of successive gradients, a tenth is below", alike, same, steps=(int(steps[0]), run.steps)
+        )
+    elif mean > agree and 0 < promise < little:
+        what = f"each step promises {promise:.1g} of the loss, the last as much as the first (cosine {mean:+.2f})"
+        shown = Reading("promise of a step, of what there is to lose", promise, little, steps=(1, run.steps))
+    else:
         return
     before, after = history.series("gradient_norm")[1], history.series("clipped_gradient_norm")[1]
     clipped = float(np.median(after) / max(np.median(before), 1e-30)) if len(before) and len(after) else 1.0
@@ -134,16 +152,24 @@ def _straight_on(
     loosen = () if clipped >= 0.3 else (_loosen(float(np.median(before))),)
     yield Evidence(
         f"Updates are {update:.1g} of the weights{why}: after {run.steps} steps the loss went from {run.start:.4g} to "
-        f"{run.recent:.4g} only, and successive gradients still point the same way (cosine above {agree:.2f} in nine "
-        "of ten).",
+        f"{run.recent:.4g} only, and {what}.",
         readings=(
             Reading("update over weight, median of the weights", update, bound, steps=(int(steps[0]), int(steps[-1]))),
-            Reading("cosine of successive gradients, a tenth is below", agree, same, steps=(int(steps[0]), run.steps)),
+            shown,
             Reading("share of the loss gone", gone, slow, steps=(1, run.steps)),
         ),
         confidence=0.8,
         remedies=(*loosen, scale_learning_rate(factor, float(rates[-1]) if len(rates) else None), find_learning_rate()),
     )
+
+
+def _promise(history: History) -> float:
+    """What a step promises, of what there is to lose; 0 where that is unknown, or the last ones promise less."""
+    gains, least = history.series("step_gain")[1], reference(history)
+    if len(gains) < 8 or not least:
+        return 0.0
+    first, last = np.array_split(gains.astype(np.float64), 2)
+    return float(gains.mean()) / least if last.mean() > STEADY * first.mean() else 0.0
 
 
 def _loosen(norm: float) -> Remedy:
@@ -161,7 +187,7 @@ def _ended(
     rates: NDArray[np.float64],
     update: float,
     vanished: float,
-    ended: float,
+    ended: tuple[float, float],
     high: float,
     agreeing: float,
 ) -> Iterator[Evidence]:
@@ -172,7 +198,8 @@ def _ended(
     share = 1 - since / max(run.steps, 1)
     when, cosines = history.series("cosine")
     cosine = float(np.mean(cosines[when >= since])) if (when >= since).any() else 0.0
-    if rates[-1] >= vanished * rates.max() or share < ended or cosine < agreeing:
+    gone = bool(rates[-1] < vanished**2 * rates.max())
+    if rates[-1] >= vanished * rates.max() or share < ended[gone] or cosine < agreeing:
         return
     if run.reference <= 0 or run.recent < high * run.reference:
         return
@@ -269,8 +296,11 @@ def _history(
 _NOISE = [0.02 * (-1) ** (i // 2) for i in range(60)]
 
 
-def _creeping(cosine: float, fall: float, update: float = 1e-4) -> History:
-    return _history(update, [2.32 - fall * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine)
+def _creeping(cosine: float, fall: float, update: float = 1e-4, promise: tuple[float, float] | None = None) -> History:
+    history = _history(update, [2.32 - fall * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine)
+    if promise is not None:
+        history.record_rows(range(1, 61), "step_gain", np.linspace(*promise, 60)[:, None])
+    return history
 
 
 def _two_groups(slow: float, std: float) -> History:
@@ -292,6 +322,7 @@ def _two_groups(slow: float, std: float) -> History:
 
 
 _DECAY = [max(1e-2 * 0.5 ** (i // 3), 1e-9) for i in range(60)]
+_STEEP = [1e-2 if i < 35 else 1e-8 for i in range(60)]
 
 
 def fires() -> tuple[History, ...]:
@@ -299,7 +330,9 @@ def fires() -> tuple[History, ...]:
     return (
         _two_groups(1e-5, 0.0722),  # a backbone nearly frozen, as torch initialised it
         _creeping(0.9, 0.005),
+        _creeping(0.5, 0.001, 2e-4, (4e-4, 4e-4)),
         _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
+        _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _STEEP),
         _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
         _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
     )
@@ -311,12 +344,15 @@ def quiet() -> tuple[History, ...]:
         _two_groups(1e-5, 0.11),  # a pre-trained one
         _two_groups(1e-2, 0.0722),
         _creeping(0.3, 0.005),  # gradients that turn
+        _creeping(0.5, 0.001, 2e-4, (4e-4, 1e-4)),  # steps that gain less and less
+        _creeping(0.5, 0.005, 2e-4, (5e-3, 5e-3)),  # and that gain much
         _creeping(0.9, 0.02),  # and that lead down fast
         _creeping(0.9, 0.005, 1e-3),
         _history(1e-9, [max(2.3 - 0.1 * i, 0.4) + n for i, n in enumerate(_NOISE)], _DECAY),  # learned before
         _history(
             1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0
         ),  # and no signal
+        _history(1e-9, [max(2.3 - 0.01 * i, 2.2) for i in range(60)], [max(r, 1e-5) for r in _STEEP]),  # the last part
         _history(9e-3, [2.32 * 0.96**i + n for i, n in enumerate(_NOISE)], [0.1] * 60),  # healthy
         _history(2e-5, [0.06 + 0.1 * n for n in _NOISE], [1e-5] * 60, cosine=0.0),  # fine-tuning, converged
         _history(2e-5, [2.32 + n for n in _NOISE], [1e-6 * (i + 1) for i in range(60)]),  # warm-up

@@ -12,6 +12,8 @@ from netdoctor.progress import UNTOLD, progress
 from netdoctor.remedies import reduce_on_plateau, scale_learning_rate, warm_up_and_decay
 from netdoctor.rules.base import rule
 
+SIGMAS = 2.0  # standard errors of the mean cosine that tell it from 0
+
 
 @rule(Severity.NOTE, explains=())
 def loss_plateau(
@@ -22,6 +24,11 @@ def loss_plateau(
     floor: float = 0.1,  # of the reference loss: below, the run has converged and there is little to gain
     agreeing: float = 0.25,  # cosine of successive gradients: above, they still agree and noise is not the limit
     held: float = 0.1,  # of the loss, that the steps keep up: less is not worth a change
+    held_surely: float = 0.05,  # the same, where successive gradients oppose each other by more than chance
+    much: float = 0.25,  # of the loss, that the steps keep up over ``long`` steps: worth a warning, not a note
+    most: float = 0.05,  # of what there is to lose: so much of it at least, for a warning; 300 healthy runs: 0.035
+    steady: float = 0.6,  # of the mean excess, the median one: single large gradients are not what holds it up
+    long: int = 200,  # steps of a plateau
     decayed: float = 0.2,  # of the largest learning rate: below, it was decayed already
     factor: float = 0.1,  # on the learning rate (He et al. 2016, section 3.4)
 ) -> Iterator[Evidence | Skipped]:
@@ -30,18 +37,21 @@ def loss_plateau(
     ## What it looks at
     The loss of each step over the last part of the run: block means without trend. How far the steps themselves hold
     it up, a quarter of what they promise to first order (gradient times update); the cosine of successive gradients,
-    near zero where each step undoes what the last one gained; the learning rate, constant over the plateau.
+    near zero where each step undoes what the last one gained, and below where the weights have come to rest around a
+    minimum (Pflug's test); the learning rate, constant over the plateau.
 
     ## Why it matters
     With noisy gradients the loss levels off above its minimum, by an amount proportional to the learning rate; lowering
     the rate lets it fall again, at the price of speed, which a plateau has no use for.
 
     ## When it is wrong
-    Slow progress that drowns in the noise looks level: decay then costs time. Hence a note.
+    Slow progress that drowns in the noise looks level: decay then costs time. Hence a note, and a warning only where
+    the steps hold up a quarter of the loss or more.
 
     ## References
     He et al. 2016, section 3.4. Bottou, Curtis and Nocedal 2018, Optimization Methods for Large-Scale Machine Learning,
-    theorem 4.6.
+    theorem 4.6. Pflug 1990, Non-asymptotic confidence bounds for stochastic approximation. Yaida 2018,
+    Fluctuation-dissipation relations for stochastic gradient descent.
     """
     losses = history.series("loss")[1]
     run = progress(history)
@@ -54,8 +64,11 @@ def loss_plateau(
     rates = highest_rates(history)
     if level is None or (len(rates) and not rates[-1] > decayed * rates.max()):
         return
-    if level.cosine > agreeing or level.excess < held * level.level:
+    at_rest = level.cosine < -SIGMAS * level.cosine_error
+    if level.cosine > agreeing or level.excess < (held_surely if at_rest else held) * level.level:
         return
+    worth = level.excess >= max(much * level.level, most * abs(run.reference))
+    lasting = level.typical >= steady * level.excess and level.until - level.since >= long
     rate = level.rate or None
     yield Evidence(
         f"The training loss has been {level.level:.4g} ± {level.noise:.2g} since step {level.since}, without trend "
@@ -68,17 +81,18 @@ def loss_plateau(
             ),
             Reading("cosine of successive gradients", level.cosine, agreeing, steps=(level.since, level.until)),
         ),
-        confidence=0.7,
+        confidence=0.8 if at_rest else 0.7,
+        severity=Severity.WARNING if worth and lasting else None,
         remedies=(scale_learning_rate(factor, rate), reduce_on_plateau(factor), warm_up_and_decay(0, run.steps)),
     )
 
 
-def _history(loss: list[float], rate: list[float], gain: float = 0.6) -> History:
+def _history(loss: list[float], rate: list[float], gain: float = 0.6, cosine: float = 0.0) -> History:
     return History.of(
         Facts(groups=(Group("SGD", 0, rate[0]),), loss=Loss("cross-entropy")),
         loss=loss,
         constant_loss=[2.3] * len(loss),
-        cosine=[0.0] * len(loss),
+        cosine=[cosine] * len(loss),
         step_gain=[gain] * len(loss),
         learning_rate={"0": rate},
     )
@@ -90,7 +104,11 @@ _FLAT = [max(2.3 * 0.98**i, 1.0) + n for i, n in enumerate(_NOISE)]
 
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
-    return (_history(_FLAT, [0.1] * 400),)
+    return (
+        _history(_FLAT, [0.1] * 400),
+        _history(_FLAT, [0.1] * 400, 1.2),  # as a warning
+        _history(_FLAT, [0.1] * 400, 0.3, cosine=-0.05),
+    )
 
 
 def quiet() -> tuple[History, ...]:
@@ -99,6 +117,7 @@ def quiet() -> tuple[History, ...]:
         _history([2.3 * 0.995**i + n / 5 for i, n in enumerate(_NOISE)], [0.1] * 400),  # healthy
         _history([max(2.3 * 0.97**i, 0.01) for i in range(400)], [0.1] * 400),  # converged
         _history(_FLAT, [0.1] * 150 + [0.01] * 250),  # decayed already
+        _history(_FLAT, [0.1] * 400, 0.3),  # and it may still go somewhere
         _history(_FLAT, [0.1] * 400, 0.1),  # the noise is that of the data
         _history(_FLAT[:100], [0.1] * 100),  # too early
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -22,6 +23,7 @@ def not_learning(
     patience: int = 150,  # steps: the slowest of 180 healthy runs without such layers took 100 to 125
     patience_sure: int = 80,  # steps, where a gain can be ruled out: it could in none of 170 healthy runs after step 50
     ruled_out: float = 0.02,  # gain over the constant, of its loss, that the mean loss lies 2 standard errors below
+    ruled_out_soft: float = 0.005,  # the same for several yes-or-no answers: to soft ones most of the loss belongs
     patience_sequence: int = 1000,  # steps, recurrent or attention layers: plateaus of 100, 300 and 750 steps broke
     patience_start: int = 500,  # steps, best constant prediction unknown: the loss is held against its own start
     rising: float = 1.5,  # growth of the learning rate over the last half of the run: a warm-up is not judged
@@ -61,7 +63,9 @@ def not_learning(
     known = run.constant is not None
     sequence = any(layer.kind in ("recurrent", "attention") for layer in history.facts.layers)
     noise = run.error / (abs(run.reference) or 1.0)
-    surely = known and not sequence and run.gain + 2 * noise < ruled_out
+    loss = history.facts.loss
+    soft = loss.kind.startswith("binary") and prod(loss.outputs[1:]) > 1
+    surely = known and not sequence and run.gain + 2 * noise < (ruled_out_soft if soft else ruled_out)
     if not surely and run.steps < patience:
         yield Skipped(f"fewer than {patience} steps")
         return
@@ -114,8 +118,9 @@ def _look_at_data() -> Remedy:
 _NOISE = [0.05 * ((7 * i) % 11 - 5) / 5 for i in range(200)]
 
 
-def _history(loss: list[float], constant: float | None = 2.3, kind: str = "linear") -> History:
-    facts = Facts(layers=(Layer("fc", kind),), loss=Loss("cross-entropy"))
+def _history(loss: list[float], constant: float | None = 2.3, kind: str = "linear", soft: bool = False) -> History:
+    what = Loss("binary-cross-entropy", outputs=(32, 64)) if soft else Loss("cross-entropy")
+    facts = Facts(layers=(Layer("fc", kind),), loss=what)
     if constant is None:
         return History.of(facts, loss=loss)
     return History.of(facts, loss=loss, constant_loss=[constant] * len(loss))
@@ -136,5 +141,6 @@ def quiet() -> tuple[History, ...]:
         _history([2.3 * 0.98**i + n for i, n in enumerate(_NOISE)]),  # healthy
         _history([0.02 + n / 10 for n in _NOISE]),  # converged
         _history([2.31 + n for n in _NOISE[:70]]),  # too early
+        _history([2.28 + n / 10 for n in _NOISE[:100]], soft=True),  # about to learn
         _history([2.31 + n for n in _NOISE], constant=None),  # too early
     )

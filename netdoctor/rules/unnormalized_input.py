@@ -12,6 +12,7 @@ from netdoctor.ends import first_layers
 from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
 CAUSED = (
@@ -39,13 +40,17 @@ def unnormalized_input(
     faint: float = 0.05,  # largest magnitude of such an input; one-hot and tf-idf have a small rms, but larger entries
     varied: float = 0.02,  # spread over samples against rms; a feature of 50 ± 1 reads as much, [0, 1] images 0.5
     uneven: float = 2.0,  # spread of the features' means over the overall mean: images 1, raw tables 2.8 and more
+    weak: float = 0.1,  # rms, where nothing is learned and
+    drowned: float = 0.3,  # of the first layer's output, all that differs between samples; rms times √fan-in by default
+    patience: int = 50,  # steps without learning; 580 healthy runs have no such input at all
     samples: int = 20,  # readings at the start that are averaged
 ) -> Iterator[Evidence | Skipped]:
     """The input is far from the mean 0 and variance 1 that initialisations and learning rates are made for.
 
     ## What it looks at
     Root mean square, mean, standard deviation and spread over samples of what the first weight layers are given, over
-    the first samples: scale far above 1, far below 1, or a spread that drowns in an offset.
+    the first samples: scale far above 1, far below 1, or a spread that drowns in an offset. Where nothing is learned,
+    also whether a small input drowns in the biases of the first layer: they are as large as its weights.
 
     ## Why it matters
     The first layer's gradient grows with the input and its curvature with the input's square: no learning rate suits
@@ -70,6 +75,9 @@ def unnormalized_input(
     if not seen:
         yield Skipped("no input of a first layer measured yet")
         return
+    stuck = _stuck(history, patience)
+    outputs = ("activation_rms", "activation_signal") if stuck else ("", "")
+    out, differs = (_start(history, name, names, samples) for name in outputs)
     for layer in seen:
         m, s, over_samples = mean[layer.name], std[layer.name], signal.get(layer.name, math.nan)
         rms = math.hypot(m, s)
@@ -80,6 +88,9 @@ def unnormalized_input(
         elif rms >= small and 0 < over_samples < varied * rms:
             reading = Reading("spread of the input over samples, over its rms", over_samples / rms, varied)
             fault = f"from sample to sample it varies by {over_samples:.2g} only"
+        elif stuck and rms < weak and 0 < differs.get(layer.name, 0.0) < drowned * out.get(layer.name, 0.0):
+            reading, share = Reading("rms of the input", rms, weak, "x"), differs[layer.name] / out[layer.name]
+            fault = f"{share:.0%} of what the layer gives depends on it, the rest on the biases, and nothing is learned"
         else:
             continue
         between = math.sqrt(max(s**2 - over_samples**2, 0.0)) if over_samples > 0 else 0.0
@@ -97,6 +108,11 @@ def unnormalized_input(
             remedies=(each, one) if features else (one, each),
             severity=Severity.NOTE if normed else Severity.WARNING,
         )
+
+
+def _stuck(history: History, patience: int) -> bool:
+    run = progress(history)
+    return run is not None and run.steps >= patience and not run.learned
 
 
 def _start(history: History, statistic: str, names: tuple[str, ...], samples: int) -> dict[str, float]:
@@ -135,12 +151,23 @@ def _input(mean: float, std: float, signal: float, high: float, facts: Facts = _
     )
 
 
+def _faint(share: float, end: float) -> History:
+    """An input of rms 0.05, of which ``share`` is left in the first layer's output, and the last loss."""
+    history = _input(0.0, 0.05, 0.05, 0.2)
+    history.record_rows((1, 2, 3), "activation_rms", [[1.0, 1.0]] * 3, ("0", "2"))
+    history.record_rows((1, 2, 3), "activation_signal", [[share, share]] * 3, ("0", "2"))
+    history.record_rows(range(1, 101), "loss", [[1.0 - (1 - end) * min(i / 50, 1.0)] for i in range(100)])
+    history.record_rows(range(1, 101), "constant_loss", [[1.0]] * 100)
+    return history
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _input(79, 96, 68, 255),  # images of 0 … 255
         _input(70, 218, 81, 1280),  # the wine table as it comes
         _input(0.0012, 0.0015, 0.001, 0.004),  # images divided by 255 twice
+        _faint(0.15, 1.0),
         _input(10, 0.1, 0.1, 10.4),  # a signal on an offset
         _input(4000, 700, 700, 6000, _PAST_NORM),  # the skip connection of a pre-norm block
     )
@@ -155,5 +182,7 @@ def quiet() -> tuple[History, ...]:
         _input(0.001, 0.03, 0.03, 1),  # one-hot
         _input(0, 0, 0, 0),
         _input(79, 96, 68, 255, _BEHIND_NORM),
+        _faint(0.15, 0.7),  # it learns
+        _faint(0.8, 1.0),  # no matter of the biases
         History.of(_FACTS, loss=[2.3]),  # too early
     )

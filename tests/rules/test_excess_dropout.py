@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -61,3 +63,28 @@ def test_quiet_at_usual_rates_in_wide_layers_and_in_evaluation_mode() -> None:
     (note,) = rounds(rule, network(0.8, width=1024), rows(32, 6))
     assert note.severity is Severity.NOTE
     assert not rounds(rule, network(0.9).eval(), rows(32, 6))
+
+
+def test_layers_in_a_row_multiply_where_nothing_is_learned() -> None:
+    def row(rate: float) -> nn.Sequential:
+        torch.manual_seed(0)
+        widths = (6, 24, 24, 24)
+        hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU(), nn.Dropout(rate)) for i, o in pairwise(widths)]
+        return nn.Sequential(*hidden, nn.Linear(24, 1))
+
+    noise = torch.Generator().manual_seed(3)
+    model = row(0.7)
+    findings = rounds(
+        rule,
+        model,
+        lambda: (torch.randn(8, 6, generator=noise), torch.randn(8, 1, generator=noise)),
+        steps=100,
+        optimizer=torch.optim.SGD(model.parameters(), 1e-3),
+        every=10,
+    )
+    assert findings[0].layers[:2] == ("0.2", "1.2")
+    assert "in a row" in findings[0].message
+    findings[0].remedies[0].apply(model)
+    assert model.get_submodule("0.2").p == 0.2
+    model = row(0.3)
+    assert not rounds(rule, model, rows(32, 6), steps=100, every=10)

@@ -73,3 +73,12 @@ def test_a_loss_that_creeps_along_a_straight_line(lr: float, limit: float, creep
     if creeps:
         assert "point the same way" in found[0].message
         assert ("being cut to 0.0" in found[0].message) == (limit < 1)
+
+
+def test_a_rate_made_for_fine_tuning_from_scratch() -> None:
+    for lr, crawls in ((2e-5, True), (1e-3, False)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 48), nn.GELU(), nn.Dropout(0.2), nn.Linear(48, 10))
+        findings, _ = train(rule, model, torch.optim.AdamW(model.parameters(), lr=lr), 120)
+        assert bool(findings) is crawls
+        assert not crawls or "promises" in findings[-1].message

@@ -54,3 +54,10 @@ def test_quiet_while_the_loss_falls_and_after_it_converged(seed: int) -> None:
     for kind, lr in ((torch.optim.SGD, 0.03), (torch.optim.Adam, 1e-3)):
         model = mlp(seed)
         assert not train(rule, model, kind(model.parameters(), lr=lr), 450, judge=50)[0]
+
+
+def test_a_warning_where_the_steps_hold_up_a_quarter_of_the_loss() -> None:
+    history, level = linear(0.15)
+    (found,) = rule(history)
+    assert found.severity == Severity.WARNING  # type: ignore[union-attr]
+    assert linear(0.15, decay=300)[1] < 0.75 * level

@@ -11,6 +11,7 @@ import netdoctor
 from netdoctor.findings import Finding, Severity
 from netdoctor.history import History
 from netdoctor.rules.unnormalized_input import fires, quiet, unnormalized_input
+from tests.rules.rounds import rounds, rows
 from tests.rules.training import digits, mlp, train
 
 
@@ -136,3 +137,21 @@ def test_a_norm_in_a_branch_does_not_mend_what_passes_it(last: nn.Module, severi
     (only,) = found(model, (x, digits()[1]))
     assert only.severity is severity
     assert only.layers == ("0",)
+
+
+def test_small_inputs_that_drown_in_the_biases() -> None:
+    def said(scale: float) -> list[Finding]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 1))
+        draw = rows(64, 8)
+
+        def batch() -> tuple[torch.Tensor, torch.Tensor]:
+            inputs, targets = draw()
+            return scale * inputs, targets + inputs[:, :1]
+
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
+        return rounds(unnormalized_input, model, batch, steps=80, optimizer=optimizer, every=5)
+
+    (finding,) = said(0.04)
+    assert "biases" in finding.message
+    assert not said(1.0)

@@ -68,7 +68,6 @@ def relus_of_a_regression_at_a_half(fault: bool) -> Program:
     steps=600,
     by=450,
     bound=0.02,
-    miss="said as a note: most of the loss is the noise of the targets, and runs at a constant rate are often meant so",
 )
 def rate_kept_to_the_end(fault: bool) -> Program:
     """Small batches at a constant rate: the loss hangs where noise and step length hold it."""

@@ -140,7 +140,6 @@ def three_linear_layers_for_spirals(fault: bool) -> Program:
     steps=250,
     by=125,
     bound=0.65,
-    miss="named by a symptom alone: inputs of std 0.05 are as small as many that do well",
 )
 def diabetes_as_scikit_learn_scales_it(fault: bool) -> Program:
     """Each column of the set as it comes has a sum of squares of 1: a deviation of 0.05."""

@@ -44,7 +44,6 @@ def plateau_scheduler_told_to_maximise(fault: bool) -> Program:
     steps=250,
     by=150,
     bound=0.4,
-    miss="named by a symptom alone: the updates are not yet below what trains",
 )
 def rate_of_fine_tuning_from_scratch(fault: bool) -> Program:
     """2e-5, from a script for BERT."""
@@ -113,7 +112,6 @@ def sigmoid_units_on_measurements_of_cells(fault: bool) -> Program:
     steps=250,
     by=150,
     bound=0.2,
-    miss="named by a symptom alone when it was first measured",
 )
 def dropout_after_every_layer_and_the_input(fault: bool) -> Program:
     """Seven tenths are dropped four times in a row, in a network of thirty units."""
