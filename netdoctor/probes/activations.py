@@ -197,8 +197,8 @@ class ActivationProbe:
             wanted = not self._resting or place == len(self.layers)
             module = reference() if wanted and self._handles[place] is None else None
             if module is not None and not is_scripted(module):
-                root = place == len(self.layers)
-                self._handles[place] = module.register_forward_hook(self._hooks[place], with_kwargs=root)
+                whole = place == len(self.layers)
+                self._handles[place] = module.register_forward_hook(self._hooks[place], with_kwargs=whole)
                 hooked = True
         root = self._modules[-1]() if hooked else None
         if root is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from math import exp
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +14,28 @@ from torch import Tensor
 from netdoctor.probes.transfer import Transfer
 
 ROWS = 64  # samples of a batch that are looked at
-ELEMENTS = 1024  # of each of them, spread evenly
+ELEMENTS = 512  # of each of them, spread evenly
 MARKED = 1024  # samples that are to be known again: with batches of 64, one of 50,000 comes in each
 FIRST = 20  # batches at most that these are taken from: those of the dense start
 LOOKS = 256  # later batches, in each of which those known were counted; beyond, neighbours are taken together
 ENOUGH = 8  # samples known again that tell of all: 1/√8, to 35 %; more make it better
 BATCHES = 4  # in which they must be, where of each batch all are known or none: nobody shuffles
 COMMON = 3  # equal samples in a batch: they are not one that came again, but many of their kind
+ALIKE = 0.5  # of the samples that chance has come again at least: else a few do by themselves, as a row of padding
 OWN = 0.5  # share of the samples at least that are none of these
+
+
+class _Look(NamedTuple):
+    """Later batches, in which those known were counted."""
+
+    step: int  # of the first one
+    samples: int
+    own: int  # samples that are not common ones
+    known: int  # of these
+    batches: int  # with such; one of which not all are known counts as `BATCHES`
+
+    def with_next(self, other: _Look) -> _Look:
+        return _Look(self.step, *(one + two for one, two in zip(self[1:], other[1:], strict=True)))
 
 
 class Repeats:
@@ -33,12 +48,13 @@ class Repeats:
     """
 
     def __init__(self) -> None:
-        self._marked: set[int] = set()
+        self._marked: dict[int, int] = {}  # hash -> how often it came later
         self._common: set[int] = set()  # of those
+        self._found = self._distinct = 0  # how often one of them came later, and how many did
         self._batches = 0
         self._start = -1  # the step before the first one
         self._end = 0  # the last one that samples are kept of
-        self._looks: list[tuple[int, int, int, int, int]] = []  # step, samples, those not common, known, batches with such; 4 where not all are
+        self._looks: list[_Look] = []
         self._sent: list[tuple[int, Transfer]] = []
         self._sizes = [0, 0]  # samples in all sampled steps, and the number of these
 
@@ -54,26 +70,36 @@ class Repeats:
         while self._sent and self._sent[0][1].ready:
             at, hashes = self._sent.pop(0)
             self._take(at, hashes.numpy().tolist())
-        late = [look[1:] for look in self._looks if look[0] > max((step + self._start) / 2, self._end)]
-        samples, own, known, batches = (sum(part) for part in zip(*late, strict=True)) if late else (0, 0, 0, 0)
-        if known < ENOUGH or batches < BATCHES or own < OWN * samples:
+        first = max((step + self._start) / 2, self._end)
+        late = [look for look in self._looks if look[0] > first]
+        if not late:
             return None
-        all_own = (len(self._marked) - len(self._common)) * own / known
-        steps = all_own / (own / samples * self._sizes[0] / self._sizes[1])
+        look = _Look(*map(sum, zip(*late, strict=True)))
+        if look.known < ENOUGH or look.batches < BATCHES or look.own < OWN * look.samples:
+            return None
+        marked = len(self._marked) - len(self._common)
+        if self._distinct < ALIKE * marked * (1 - exp(-self._found / marked)):
+            return None
+        steps = marked * look.own / look.known / (look.own / look.samples * self._sizes[0] / self._sizes[1])
         return steps if step - self._start >= 2 * steps else None
 
     def _take(self, step: int, hashes: list[int]) -> None:
         if self._batches < FIRST and len(self._marked) < MARKED:
             self._batches, self._end = self._batches + 1, step
-            self._marked.update(hashes)
+            self._marked |= dict.fromkeys(hashes, 0)
             self._common.update(each for each, count in Counter(hashes).items() if count >= COMMON)
             return
         own = [each for each in hashes if each not in self._common]
-        known = sum(each in self._marked for each in own)
-        self._looks.append((step, len(hashes), len(own), known, BATCHES if 0 < known < len(own) else known > 0))
+        known = [each for each in own if each in self._marked]
+        for each in known:
+            self._distinct += not self._marked[each]
+            self._marked[each] += 1
+        self._found += len(known)
+        batches = BATCHES if 0 < len(known) < len(own) else len(known) > 0
+        self._looks.append(_Look(step, len(hashes), len(own), len(known), batches))
         if len(self._looks) > LOOKS:
             pairs = zip(self._looks[:-1:2], self._looks[1::2], strict=True)
-            merged = [(one[0], *(a + b for a, b in zip(one[1:], two[1:], strict=True))) for one, two in pairs]
+            merged = [one.with_next(two) for one, two in pairs]
             self._looks = [*merged, *self._looks[2 * len(merged) :]]
 
 
@@ -94,7 +120,8 @@ def fingerprints(given: tuple[Any, ...]) -> Tensor | None:
         return None
     count = min(size, ROWS)
     with torch.no_grad():
-        return torch.stack([_hashed(each[:: size // count][:count], place) for place, each in enumerate(tensors)]).sum(0)
+        rows = [each[:: size // count][:count] for each in tensors]
+        return torch.stack([_hashed(each, place) for place, each in enumerate(rows)]).sum(0)
 
 
 def _hashed(rows: Tensor, place: int) -> Tensor:

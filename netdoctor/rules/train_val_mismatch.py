@@ -53,7 +53,8 @@ def train_val_mismatch(
 
     ## References
     Ioffe & Szegedy 2015, section 3.1. Zhang et al. 2017, Understanding deep learning requires rethinking
-    generalization (labels of noise take many passes). Breck et al. 2019, Data validation for machine learning (training-serving skew).
+    generalization (labels of noise take many passes). Breck et al. 2019, Data validation for machine learning
+    (training-serving skew).
     """
     steps, values = history.series("val_loss")
     reference = history.series("constant_loss")[1]
@@ -90,14 +91,13 @@ def train_val_mismatch(
     causes = [cause[0] for cause in (shift, lag) if cause]
     if not causes:
         causes = ["the validation data, their preprocessing or the mode of the model differ"]
-    began = f"At the first validation pass, step {first}, training had gained {train_first:.0%} over a constant prediction"
+    began, gain = f"At the first validation pass, step {first}, training had gained", train_first
     if new is not None:
-        began = (
-            f"On samples that it could not know by heart, in two passes of {one_pass:.0f} steps, training gained "
-            f"{new[0]:.0%} over a constant prediction"
-        )
+        began = f"On samples it could not know by heart, in two passes of {one_pass:.0f} steps, training gained"
+        gain = new[0]
     yield Evidence(
-        message=f"{began} and validation {val_first:.0%}; now {train_last:.0%} and {val_last:.0%}: {'; '.join(causes)}.",
+        message=f"{began} {gain:.0%} over a constant prediction and validation {val_first:.0%}; now {train_last:.0%} "
+        f"and {val_last:.0%}: {'; '.join(causes)}.",
         layers=lag[1] if lag else (),
         readings=(
             Reading("gain of validation over a constant", val_last, train_last - behind, "", (first, last)),
