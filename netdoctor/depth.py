@@ -12,6 +12,8 @@ from netdoctor.facts import WEIGHTED
 from netdoctor.history import History
 
 Array = NDArray[np.float64]
+LAST = 8  # samples whose median is taken
+FEWEST = 3  # samples, and layers: with fewer there is no profile
 
 
 @dataclass(frozen=True)
@@ -44,35 +46,46 @@ class Profile:
 
 
 @derived
-def profile(history: History, *, last: int = 8, fewest: int = 3) -> Profile | None:
-    """Gradients over the depth in the ``last`` samples; None with fewer than ``fewest`` samples or 3 weight layers.
+def profile(history: History) -> Profile | None:
+    """Gradients over the depth in the last samples; None with fewer than 3 samples or weight layers.
 
     Left out: biases, norms, embeddings, what is frozen, without gradient, zero at the start or not part of the loss.
     """
-    facts = history.facts
-    table, started = history.table("gradient_rms"), history.first("weight_rms")
-    columns = {name: index for index, name in enumerate(table.columns)}
-    weights: dict[str, int] = {}
-    for parameter in facts.parameters:
+    names, weights, places = _chain(history)
+    table, outputs = history.table("gradient_rms"), history.table("activation_gradient_rms")
+    window = table.values[-LAST:]
+    if min(len(window), len(names)) < FEWEST:
+        return None
+    middle = _medians(window[:, weights])
+    seen = np.flatnonzero(np.isfinite(middle))
+    if len(seen) < FEWEST:
+        return None
+    at_outputs = np.full(len(seen), np.nan)
+    known = places[seen] >= 0
+    if known.any() and len(outputs):
+        at_outputs[known] = _medians(outputs.values[-LAST:, places[seen][known]])
+    steps = (int(table.steps[-len(window)]), int(table.steps[-1]))
+    return Profile(tuple(names[place] for place in seen), middle[seen], at_outputs, steps, len(window))
+
+
+@derived
+def _chain(history: History) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+    """The weight layers, and where their weights' and outputs' gradients stand in the tables; −1 for not at all."""
+    columns, outputs = (
+        {name: place for place, name in enumerate(history.columns(statistic))}
+        for statistic in ("gradient_rms", "activation_gradient_rms")
+    )
+    started, weights = history.first("weight_rms"), dict[str, int]()
+    for parameter in history.facts.parameters:
         usable = parameter.role == "weight" and parameter.trainable and parameter.connected is not False
         if usable and parameter.name in columns and started.get(parameter.name, 1.0) > 0:
             weights.setdefault(parameter.layer, columns[parameter.name])
-    names = [layer.name for layer in facts.layers if layer.kind in WEIGHTED and layer.name in weights]
-    outputs = history.table("activation_gradient_rms")
-    places = {name: index for index, name in enumerate(outputs.columns)}
-    window = table.values[-last:]
-    if len(window) < fewest or len(names) < 3:
-        return None
-    middle = _medians(window[:, [weights[name] for name in names]])
-    seen = np.flatnonzero(np.isfinite(middle))
-    if len(seen) < 3:
-        return None
-    at_outputs = np.full(len(seen), np.nan)
-    known = [index for index, place in enumerate(seen) if names[place] in places]
-    if known and len(outputs):
-        at_outputs[known] = _medians(outputs.values[-last:, [places[names[seen[index]]] for index in known]])
-    steps = (int(table.steps[-len(window)]), int(table.steps[-1]))
-    return Profile(tuple(names[place] for place in seen), middle[seen], at_outputs, steps, len(window))
+    names = [layer.name for layer in history.facts.layers if layer.kind in WEIGHTED and layer.name in weights]
+    return (
+        names,
+        np.array([weights[name] for name in names], np.int64),
+        np.array([outputs.get(name, -1) for name in names], np.int64),
+    )
 
 
 def _medians(values: NDArray[np.float32]) -> Array:

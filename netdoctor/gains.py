@@ -61,6 +61,19 @@ def overshoot(history: History) -> tuple[NDArray[np.int64], Floats]:
     return steps[seen], gains[seen] / (PROMISE * np.maximum(losses[rows[seen]], least))
 
 
+@derived
+def lasting_overshoot(history: History) -> Floats:
+    """`lasting` of the `overshoot`."""
+    return lasting(overshoot(history)[1])
+
+
+@derived
+def highest_rates(history: History) -> Floats:
+    """The largest learning rate of all param groups in each sample."""
+    table = history.table("learning_rate")
+    return history.memory.by_row("rates", table, None, lambda rows: np.nan_to_num(rows).max(1, initial=0.0))
+
+
 def lasting(ratios: Floats, width: int = 5) -> Floats:
     """The median of each reading and up to ``width`` − 1 before it, from the third one on."""
     starting = [np.median(ratios[: i + 1]) for i in range(2, min(width - 1, len(ratios)))]
@@ -113,7 +126,7 @@ def plateau(history: History, tails: tuple[float, ...], shortest: int, least: fl
     if not matters or not share or not (len(history.table("constant_loss")) or losses.min(initial=np.inf) > 0):
         return None
     table = history.table("learning_rate")
-    rates = np.nan_to_num(table.values).max(1, initial=0.0)
+    rates = highest_rates(history)
     for tail in tails:
         count = int(tail * len(losses))
         if count < shortest:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from netdoctor.derived import Memory
 from netdoctor.facts import Facts
 from netdoctor.table import Table, read_only
 
 AVERAGED = ("loss", "val_loss")  # statistics whose points are averaged, not dropped, when a table is thinned
+_STEP, _NAMES, _FIRST, _COLUMNS = "the latest step", "the names", "first", "columns"  # parts that a memory knows
 FORMAT = "netdoctor-history"
 VERSION = 1
 
@@ -39,16 +41,18 @@ class History:
         self.facts = facts if facts is not None else Facts()
         self.context: dict[str, Any] = {}
         self._tables: dict[str, Table] = {}
-        self._derived: dict[Any, Any] = {}
-        self._derived_of = self.facts
+        self._memory = Memory()
+        self._memory_of = self.facts
+        self._step = 0
+        self._series: dict[tuple[str, str], tuple[NDArray[np.int64], NDArray[np.float32]]] = {}  # as they are now
 
     @property
-    def derived(self) -> dict[Any, Any]:
-        """What `netdoctor.derived` remembers of it as it is now."""
-        if self._derived_of is not self.facts:
-            self._derived.clear()
-            self._derived_of = self.facts
-        return self._derived
+    def memory(self) -> Memory:
+        """What follows from it, as far as it was asked for."""
+        if self._memory_of is not self.facts:
+            self._memory.forget()
+            self._memory_of = self.facts
+        return self._memory
 
     def __repr__(self) -> str:
         return f"History(step={self.step}, statistics={self.statistics})"
@@ -87,14 +91,13 @@ class History:
     @property
     def step(self) -> int:
         """The latest recorded step, 0 before the first."""
-        known = self.derived
-        if "step" not in known:
-            known["step"] = max((int(table.steps[-1]) for table in self._tables.values() if len(table)), default=0)
-        return int(known["step"])
+        self._memory.looked_at(_STEP)
+        return self._step
 
     @property
     def statistics(self) -> tuple[str, ...]:
         """Names of the recorded statistics, in the order of their first record."""
+        self._memory.looked_at(_NAMES)
         return tuple(self._tables)
 
     def record(self, step: int, statistic: str, values: ArrayLike, columns: Sequence[str] = ("",)) -> None:
@@ -116,46 +119,61 @@ class History:
     ) -> None:
         """`record` for several steps at once: values are [steps, columns]."""
         table = self._tables[statistic] if statistic in self._tables else Table(averaged=statistic in AVERAGED)
+        firsts, before = table.firsts, table.columns
         try:
             table.extend(steps, values, columns)
         except ValueError as error:
             raise ValueError(f"{statistic}: {error}") from None
-        self._tables[statistic] = table
-        self._derived.clear()
+        if statistic not in self._tables:
+            self._tables[statistic] = table
+            self._memory.changed(_NAMES)
+        if len(table):
+            self._step = max(self._step, int(table.steps[-1]))
+        self._series.clear()
+        self._memory.changed(
+            _STEP,
+            statistic,
+            *(((statistic, _FIRST),) if table.firsts > firsts else ()),
+            *(((statistic, _COLUMNS),) if table.columns is not before else ()),
+        )
 
     def table(self, statistic: str) -> Table:
         """The series of all columns of a statistic; an empty table where it was never recorded."""
-        table = self._tables.get(statistic)
-        return _EMPTY if table is None else table
+        self._memory.looked_at(statistic)
+        return self._tables.get(statistic, _EMPTY)
+
+    def columns(self, statistic: str) -> tuple[str, ...]:
+        """Names of a statistic's columns, none where it was never recorded."""
+        self._memory.looked_at((statistic, _COLUMNS))
+        return self._tables.get(statistic, _EMPTY).columns
 
     def series(self, statistic: str, column: str = "") -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Steps and readings of one column, finite ones only; empty where there are none."""
-        known = self.derived
-        if (statistic, column) not in known:
-            table = self.table(statistic)
+        table = self.table(statistic)
+        if (statistic, column) not in self._series:
             place = table.place.get(column)
             readings = table.values[:, place] if place is not None else np.zeros(0, np.float32)
             finite = np.isfinite(readings)
             steps = table.steps if place is not None else np.zeros(0, np.int64)
-            known[statistic, column] = read_only(steps[finite]), read_only(readings[finite])
-        found: tuple[NDArray[np.int64], NDArray[np.float32]] = known[statistic, column]
-        return found
+            self._series[statistic, column] = read_only(steps[finite]), read_only(readings[finite])
+        return self._series[statistic, column]
 
     def latest(self, statistic: str) -> dict[str, float]:
         """The last row, by column, finite readings only: a column not seen in that step is left out."""
-        known = self.derived
-        if (statistic, -1) not in known:
-            table = self.table(statistic)
-            known[statistic, -1] = _finite(table.columns, table.values[-1]) if len(table) else {}
-        return dict(known[statistic, -1])
+        return dict(self.memory.once((statistic, "latest"), lambda: self._latest(statistic)))
+
+    def _latest(self, statistic: str) -> dict[str, float]:
+        table = self.table(statistic)
+        return _finite(table.columns, table.values[-1]) if len(table) else {}
 
     def first(self, statistic: str) -> dict[str, float]:
         """The first finite reading of each column, as it was recorded, whatever was thinned since."""
-        known = self.derived
-        if (statistic, 0) not in known:
-            table = self.table(statistic)
-            known[statistic, 0] = _finite(table.columns, table.first)
-        return dict(known[statistic, 0])
+        return dict(self.memory.once((statistic, _FIRST), lambda: self._first(statistic)))
+
+    def _first(self, statistic: str) -> dict[str, float]:
+        self._memory.looked_at((statistic, _FIRST))
+        table = self._tables.get(statistic, _EMPTY)
+        return _finite(table.columns, table.first)
 
     def window(self, statistic: str, last: int) -> NDArray[np.float32]:
         """The last rows, at most ``last``: [rows, columns], NaN and Inf included."""
@@ -269,6 +287,7 @@ class History:
                 arrays = {part: member(f"{i}.{part}") for part in ("steps", "values", "state")}
                 shape = bool(entry["averaged"]), int(entry["stride"]), int(entry["seen"])
                 history._tables[str(entry["statistic"])] = Table.restored(entry["columns"], *shape, arrays)
+            history._step = max((int(table.steps[-1]) for table in history._tables.values() if len(table)), default=0)
             return history
 
 

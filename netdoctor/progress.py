@@ -126,13 +126,12 @@ def loss_noise(history: History) -> float:
 @derived
 def chosen_weights(history: History) -> NDArray[np.int64]:
     """Columns of the table ``weight_rms`` that are trainable weights which began above zero."""
-    table, kinds = history.table("weight_rms"), {p.name: p for p in history.facts.parameters}
-    first = table.first
+    kinds, first = {p.name: p for p in history.facts.parameters}, history.first("weight_rms")
     return np.array(
         [
             place
-            for place, name in enumerate(table.columns)
-            if name in kinds and kinds[name].role == "weight" and kinds[name].trainable and first[place] > 0
+            for place, name in enumerate(history.columns("weight_rms"))
+            if name in kinds and kinds[name].role == "weight" and kinds[name].trainable and first.get(name, 0.0) > 0
         ],
         np.int64,
     )
@@ -156,22 +155,33 @@ def weight_updates(history: History) -> tuple[NDArray[np.int64], Floats, Floats]
 
     Biases, norms, embeddings, frozen parameters and those that began at zero are left out: their ratio tells nothing.
     """
-    table, kinds = history.table("update_ratio"), {p.name: p for p in history.facts.parameters}
-    began = dict(zip(history.table("weight_rms").columns, history.table("weight_rms").first, strict=True))
-    chosen = [
-        i
-        for i, name in enumerate(table.columns)
+    table, chosen = history.table("update_ratio"), _updated(history)
+    if not chosen:
+        return table.steps[:0], np.zeros(0, np.float32), np.zeros(0, np.float32)
+
+    def reduce(values: Floats) -> Floats:
+        ratios = np.where(np.isfinite(values[:, chosen]), values[:, chosen], np.nan)
+        ratios.sort(1)  # NaN last
+        count = np.isfinite(ratios).sum(1)
+        last = np.maximum(count - 1, 0)
+        at = np.arange(len(ratios))
+        median = (ratios[at, last // 2] + ratios[at, np.minimum(count // 2, last)]) / 2
+        return np.stack((median, ratios[at, last]), 1)
+
+    found = history.memory.by_row("weight updates", table, chosen, reduce)
+    rows = np.isfinite(found[:, 0])
+    return table.steps[rows], found[rows, 0], found[rows, 1]
+
+
+@derived
+def _updated(history: History) -> list[int]:
+    """Columns of the table ``update_ratio`` whose ratio tells."""
+    kinds, began = {p.name: p for p in history.facts.parameters}, history.first("weight_rms")
+    return [
+        place
+        for place, name in enumerate(history.columns("update_ratio"))
         if (name not in kinds or (kinds[name].role == "weight" and kinds[name].trainable)) and began.get(name, 1.0) > 0
     ]
-    ratios = table.values[:, chosen]
-    ratios[~np.isfinite(ratios)] = np.nan
-    ratios.sort(1)  # NaN last
-    count = np.isfinite(ratios).sum(1)
-    rows = np.flatnonzero(count)
-    ratios, count = ratios[rows], count[rows]
-    at = np.arange(len(rows))
-    median = (ratios[at, (count - 1) // 2] + ratios[at, count // 2]) / 2
-    return table.steps[rows], median, ratios[at, count - 1]
 
 
 def first_updates(history: History) -> float:

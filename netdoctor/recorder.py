@@ -29,6 +29,7 @@ from netdoctor.probes.mode import Mode
 from netdoctor.probes.origin import Origins
 from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
+from netdoctor.probes.planes import PLANES
 from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.repeats import Repeats
 from netdoctor.probes.scalars import Scalars
@@ -77,7 +78,8 @@ class Recorder:
         self._schedule = schedule
         self._step_ended = step_ended
         self._report_failure = fail
-        self._activations = ActivationProbe(modules, layers, self._fail)
+        self._planes = 1 if schedule.sampling.every is None else PLANES
+        self._activations = ActivationProbe(modules, layers, self._fail, self._planes)
         self._readings = Readings([layer.name for layer in layers], ())
         self._scalars = Scalars()
         self._together = Together(self._scalars)
@@ -276,9 +278,10 @@ class Recorder:
                 at_work = self._holdings.at_work(self.step - IDLE)
                 self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
                 self._scale.stepped(optimizer)
+                ends = all(other.step == self.step for other in at_work)
                 if self._sampled:
-                    self._measure(holding)
-                if all(other.step == self.step for other in at_work):
+                    self._measure(holding, at_once=not ends)
+                if ends:
                     self._end(start)
                     return
         except Exception as error:  # noqa: BLE001
@@ -342,17 +345,17 @@ class Recorder:
         self._closures = changed is not None
         return changed
 
-    def _measure(self, holding: optimizers.Holding) -> None:
-        """Reduce a sampled step to its sums."""
+    def _measure(self, holding: optimizers.Holding, at_once: bool) -> None:
+        """Reduce a sampled step to its sums; ``at_once`` where more of it comes."""
         self._learn_groups()
         self._mode.keep(self._scalars, self.step, self._model())
         self._graph.sampled()
         self._parameters.see_after()
         scale = self._scale.keep(self.step, self._losses.scale)
         fused = getattr(holding.optimizer(), "grad_scale", None) is not None
-        parameters = self._parameters.reduce(holding.names, scale, fused)
+        parameters = self._parameters.reduce(holding.names, scale, fused, at_once)
         thorough = self._activations.look_thoroughly(self._together.replicas) if self._thorough else None
-        rates, layers = self._holdings.learning_rates(), self._activations.reduce()
+        rates, layers = self._holdings.learning_rates(), self._activations.reduce(at_once)
         modules = self._activations.modules() if self._thorough else []
         named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
         sample = Sample(self.step, layers, parameters, rates, thorough, self._graph.softmaxes, named)
@@ -392,7 +395,7 @@ class Recorder:
             self._together.leave()
             self.flush()
             self._together = Together(self._scalars)
-        self._parameters = ParameterProbe(parameters)
+        self._parameters = ParameterProbe(parameters, self._planes)
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
         self._names = {identity: name for name, identity in self._ids.items()}
         self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})

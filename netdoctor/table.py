@@ -37,6 +37,7 @@ class Table:
         self.averaged = averaged
         self.stride = 1
         self._seen = 0  # points added
+        self.firsts = 0  # times that a first reading came or changed
         self._complete = False  # whether every column has its first reading
         self._rows = 0
         self._steps = np.zeros(0, np.int64)
@@ -197,8 +198,9 @@ class Table:
         first, first_step, last = self._state[_FIRST], self._state[_FIRST_STEP], self._state[_LAST]
         missing = np.isnan(first) | (first_step == step)
         if missing.any():
-            first[missing] = np.where(np.isfinite(last), last, np.nan)[missing]
-            first_step[missing] = step
+            given = np.where(np.isfinite(last), last, np.nan)[missing]
+            self.firsts += not np.array_equal(first[missing], given, equal_nan=True)
+            first[missing], first_step[missing] = given, step
         self._complete = not np.isnan(first).any()
 
     def _newest(self) -> NDArray[np.float64]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Container
-from dataclasses import dataclass
 from threading import get_ident
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch._C import _current_graph_task_id as graph_task
 from torch._C import _get_tracing_state as tracing
@@ -29,48 +27,22 @@ from netdoctor.probes.comparisons import ELEMENTS
 from netdoctor.probes.compiled import ROOT, Marked, forget
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
 from netdoctor.probes.lineage import Lineage
+from netdoctor.probes.planes import Planes
 from netdoctor.probes.ranks import enclosing
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
-from netdoctor.probes.sampling import Samples, first_tensor, plain
+from netdoctor.probes.sampled import LayerSample
+from netdoctor.probes.sampling import first_tensor, plain
 from netdoctor.probes.sharding import Span, Split, along, block_of, input_block, pending
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
-from netdoctor.statistics import SATURATION, Array, Mask
+from netdoctor.statistics import SATURATION
 from netdoctor.structure import Form, Graph, Node
 
 BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
 LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
 PASSES = 4  # of a step, the last ones, whose graph is kept: those before belong to an evaluation or a rollout
-
-
-@dataclass(frozen=True)
-class LayerSample:
-    """What one sampled step tells of the layers, perhaps still on its way from the device.
-
-    Attributes:
-        rows: Sampled rows of each slot, 0 where it was not filled; the slots of the layers, then those of inputs. Of
-            a layer that several ranks compute together, the share of them that this one has sampled.
-        units: Sampled units of each slot.
-        gradients: Sampled elements of the gradient at each layer's output.
-        sources: Slot that holds the input of each layer, -1 where it was not seen.
-        evaluating: Of each norm and dropout layer, whether it ran in evaluation mode; NaN for others.
-        parts: For each device: which slots were sampled there, what `reduce_layers` made of them, and what
-            `reduce_gradients` made of the gradients.
-    """
-
-    rows: Array
-    units: NDArray[np.int64]
-    gradients: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    evaluating: Array
-    parts: tuple[tuple[Mask, Transfer, Transfer], ...]
-
-    @property
-    def ready(self) -> bool:
-        """Whether the numbers have arrived on the host."""
-        return all(sums.ready and gradients.ready for _, sums, gradients in self.parts)
 
 
 class ActivationProbe:
@@ -80,6 +52,7 @@ class ActivationProbe:
         modules: Module of each layer by name.
         layers: Their facts, in the same order: a layer's place is its slot.
         fail: Called with an exception that happened in here; sampling stops for good.
+        planes: Steps whose samples are reduced together.
 
     Attributes:
         on: Whether this step is sampled; an instance attribute that every hook reads.
@@ -105,7 +78,11 @@ class ActivationProbe:
     """
 
     def __init__(
-        self, modules: dict[str, nn.Module], layers: tuple[Layer, ...], fail: Callable[[str, Exception], None]
+        self,
+        modules: dict[str, nn.Module],
+        layers: tuple[Layer, ...],
+        fail: Callable[[str, Exception], None],
+        planes: int = 1,
     ) -> None:
         self.on = False
         self.passes = 0
@@ -148,8 +125,12 @@ class ActivationProbe:
         self._evaluating = np.full(len(layers), np.nan)
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}  # id -> tensor, version, slot
         self._series: dict[int, Tensor] = {}  # slot -> input of a recurrent layer, in steps that are traced
-        self.activations = Samples(len(layers) + len(self._input_slots))
-        self.gradients = Samples(len(layers))
+        self._planes = (
+            Planes(len(layers) + len(self._input_slots), count=planes),
+            Planes(len(layers), count=planes),
+        )
+        self.activations, self.gradients = (planes.present for planes in self._planes)
+        self._taken = False  # whether what the present planes hold has been handed on
         self._limits: dict[int, float] = {}  # slot -> bound of its elements, of those that feed a bounded nonlinearity
         self._bounds: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.parallel: weakref.ref[nn.Module] | None = None
@@ -456,6 +437,11 @@ class ActivationProbe:
             if self._resting:
                 self._resting = False
                 self._install()
+        if self._taken:
+            for planes in self._planes:
+                planes.advance()
+            self._taken = False
+        self.activations, self.gradients = (planes.present for planes in self._planes)
         self.activations.clear()
         self.gradients.clear()
         self._sources[:] = -1
@@ -484,24 +470,35 @@ class ActivationProbe:
         self._limits = {slot: limit for slot, limit in limits.items() if limit is not None}
         self._bounds.clear()
 
-    def reduce(self) -> LayerSample:
-        """Reduce what the hooks sampled to sums, and send these on their way to the host."""
+    def reduce(self, at_once: bool = True) -> LayerSample:
+        """What the hooks sampled, as sums on their way to the host.
+
+        Args:
+            at_once: Do not wait for the next samples: this one is not the last of its step.
+        """
         self._blank = 0 if self.activations.filled.any() else self._blank + 1
         everything = slice(None)
         units = np.maximum(self.activations.units, 1)
         rows = np.where(self.activations.filled, self.activations.here(everything) / units, 0.0)
         gradients = np.where(self.gradients.filled, self.gradients.here(everything), 0)
+        self._taken = True
+        layers, outputs = self._planes
+        sums = layers.take(self._reduce_layers, at_once or self.shared)
+        of_gradients = outputs.take(self._reduce_gradients, at_once or self.shared)
+        nothing = Transfer(torch.zeros(0, 2))
         parts = tuple(
-            (
-                self.activations.on(device),
-                Transfer(reduce_layers(values, self._bounds_on(device), self.shared)),
-                Transfer(reduce_gradients(self.gradients.values.get(device, values[:0]))),
-            )
-            for device, values in self.activations.values.items()
+            (self.activations.on(device), found, of_gradients.get(device, nothing)) for device, found in sums.items()
         )
         return LayerSample(
             rows, self.activations.units, gradients, self._sources.copy(), self._evaluating.copy(), parts
         )
+
+    def _reduce_layers(self, first: int, end: int) -> dict[torch.device, Tensor]:
+        values = self._planes[0].values
+        return {d: reduce_layers(v[first:end], self._bounds_on(d), self.shared) for d, v in values.items()}
+
+    def _reduce_gradients(self, first: int, end: int) -> dict[torch.device, Tensor]:
+        return {device: reduce_gradients(values[first:end]) for device, values in self._planes[1].values.items()}
 
     def trace_back(self, graph: Graph) -> Lineage:
         """What the samples of this step tell of the parts of a graph that are hidden."""

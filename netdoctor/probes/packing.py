@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from netdoctor.probes.activations import LayerSample
 from netdoctor.probes.named import Named
-from netdoctor.probes.parameters import MOST, ParameterSample
+from netdoctor.probes.parameters import MOST
 from netdoctor.probes.readings import Sample
+from netdoctor.probes.sampled import LayerSample, ParameterSample
 from netdoctor.probes.sampling import UNITS
 from netdoctor.probes.transfer import Transfer
 from netdoctor.statistics import Array, LayerSums, Mask, ParameterSums

@@ -7,64 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from netdoctor.facts import Parameter
 from netdoctor.probes.blocks import Block
+from netdoctor.probes.planes import Planes
 from netdoctor.probes.reductions import double_of, reduce_parameters
-from netdoctor.probes.sampling import Samples, plain
+from netdoctor.probes.sampled import ParameterSample
+from netdoctor.probes.sampling import plain
 from netdoctor.probes.sharding import block_of, part_of
 from netdoctor.probes.transfer import Transfer, sent, together
 from netdoctor.statistics import Mask
 
 MOST = 32  # units, and weights of each: a layer's gradient rms is known to 18 % even where each unit has its own scale
 HALVES = (torch.bfloat16, torch.float16)
-BEFORE, AFTER, GRADIENT, *USED = range(5)  # places in the buffer; the two last hold this step's and the last one's
-
-
-@dataclass(frozen=True)
-class ParameterSample:
-    """What one sampled step tells of the parameters, perhaps still on its way from the device.
-
-    Attributes:
-        count: Sampled elements of each parameter.
-        gradient: Which gradients were seen before clipping.
-        clipped: Which were seen as the optimizer used them.
-        previous: Which were seen so in the step before.
-        held: Which parameters the optimizer holds.
-        trainable: Which ask for a gradient.
-        missing: Which have none.
-        scale: The gradient scaler's scale, still on the gradients before clipping; 1 without one.
-        fused: Whether it is still on those that the step used, for the optimizer takes it off.
-        parts: For each device: which parameters are there, and what `reduce_parameters` made of them.
-        here: Sampled elements of each parameter that this rank holds.
-        totals: Of the parameters that every rank holds whole, the sum of all elements after the step; None where no
-            other rank is asked for its own.
-    """
-
-    count: NDArray[np.int64]
-    gradient: Mask
-    clipped: Mask
-    previous: Mask
-    held: Mask
-    trainable: Mask
-    missing: Mask
-    scale: Transfer | float
-    fused: bool
-    parts: tuple[tuple[Mask, Transfer], ...]
-    here: NDArray[np.int64]
-    totals: Transfer | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether the numbers have arrived on the host."""
-        waiting = [*(transfer for _, transfer in self.parts), self.scale, self.totals]
-        return all(transfer.ready for transfer in waiting if isinstance(transfer, Transfer))
-
-    def unscale(self) -> float:
-        """``scale`` as a number."""
-        return float(self.scale.numpy()) if isinstance(self.scale, Transfer) else self.scale
+BEFORE, AFTER, GRADIENT, USED = range(4)  # places in a plane
 
 
 @dataclass(frozen=True)
@@ -78,10 +35,11 @@ class _Standing:
 
 
 class ParameterProbe:
-    """Every parameter of the model on sampled steps; a parameter's place is its slot in each fifth of the buffer.
+    """Every parameter of the model on sampled steps; a parameter's place is its slot in each quarter of a plane.
 
     Args:
         parameters: Tensor and facts of each parameter by name.
+        planes: Steps whose samples are reduced together.
 
     Attributes:
         tensors: The parameters.
@@ -91,12 +49,11 @@ class ParameterProbe:
         shared: Whether other ranks are asked for their samples.
     """
 
-    def __init__(self, parameters: dict[str, tuple[nn.Parameter, Parameter]]) -> None:
+    def __init__(self, parameters: dict[str, tuple[nn.Parameter, Parameter]], planes: int = 1) -> None:
         self.tensors: list[nn.Parameter] = [tensor for tensor, _ in parameters.values()]
         self.facts: tuple[Parameter, ...] = tuple(facts for _, facts in parameters.values())
-        self._samples = Samples(5 * len(self.tensors), MOST, MOST)
-        self._used, self._used_before = USED
-        self._standing: dict[int, _Standing] = {}
+        self._planes = Planes(4 * len(self.tensors), MOST, MOST, planes, kept=slice(USED * len(self.tensors), None))
+        self._standing: dict[tuple[int, int], _Standing] = {}  # of each plane and place
         self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
         self.shared = False
 
@@ -107,9 +64,8 @@ class ParameterProbe:
 
     def begin(self) -> None:
         """Start a step: the gradients that the last one used become the previous ones."""
-        self._used, self._used_before = self._used_before, self._used
-        for place in (BEFORE, AFTER, GRADIENT, self._used):
-            self._filled(place)[:] = False
+        self._planes.advance()
+        self._planes.clear()
 
     @property
     def trainable(self) -> list[bool]:
@@ -137,45 +93,57 @@ class ParameterProbe:
     def see_used(self, names: Container[str]) -> None:
         """Sample the gradients of the parameters of those names as their optimizer will use them."""
         gradients = [t.grad if f.name in names else None for t, f in zip(self.tensors, self.facts, strict=True)]
-        self._copy(self._used, gradients)
+        self._copy(USED, gradients)
 
     def reduce(
-        self, stepped: Container[str], scale: Tensor | float | None = None, fused: bool = False
+        self,
+        stepped: Container[str],
+        scale: Tensor | float | None = None,
+        fused: bool = False,
+        at_once: bool = True,
     ) -> ParameterSample:
-        """Reduce what was sampled to sums, and send these on their way to the host.
+        """What was sampled, as sums on their way to the host.
 
         Args:
             stepped: Names of the parameters that the optimizer holds.
             scale: The gradient scaler's scale.
             fused: Whether the optimizer itself takes it off the gradients.
+            at_once: Do not wait for the next samples: this one is not the last of its step.
         """
+        samples, first = self._planes.present, slice(len(self.tensors))
         seen = self._filled(GRADIENT).any()
-        gradient = GRADIENT if seen else self._used  # else backward ran out of sight
-        order = [BEFORE, AFTER, gradient, self._used, self._used_before]
-        rounded = [slot for slot, tensor in enumerate(self.tensors) if tensor.dtype in HALVES]
-        parts = []
-        for device, values in self._samples.values.items():
-            places = values.view(5, len(self.tensors), *values.shape[1:])
-            places[AFTER] -= places[BEFORE]
-            unchanged = sent(rounded, device) if rounded else None
-            sums = reduce_parameters(places, order, unchanged, self.shared)
-            parts.append((self._samples.on(device)[: len(self.tensors)], Transfer(sums)))
-        first = slice(len(self.tensors))
+        if not seen:  # backward ran out of sight
+            self._filled(GRADIENT)[:] = self._filled(USED)
+            for values in samples.values.values():
+                places = values.unflatten(0, (4, -1))
+                places[GRADIENT] = places[USED]
+        sums = self._planes.take(self._sums, at_once or self.shared)
         scale = scale if (seen or fused) and scale is not None else 1.0
         return ParameterSample(
-            count=np.where(self._filled(BEFORE), self._samples.rows[first] * self._samples.units[first], 0),
-            here=np.where(self._filled(BEFORE), self._samples.here(first), 0),
+            count=np.where(self._filled(BEFORE), samples.rows[first] * samples.units[first], 0),
+            here=np.where(self._filled(BEFORE), samples.here(first), 0),
             totals=Transfer(self._totals()) if self.shared and self.whole else None,
-            gradient=self._filled(gradient).copy(),
-            clipped=self._filled(self._used).copy(),
-            previous=self._filled(self._used_before).copy(),
+            gradient=self._filled(GRADIENT).copy(),
+            clipped=self._filled(USED).copy(),
+            previous=self._planes.past.filled[USED * len(self.tensors) :].copy(),
             held=np.array([facts.name in stepped for facts in self.facts]),
             trainable=np.array(self.trainable),
             missing=np.array([tensor.grad is None for tensor in self.tensors]),
             scale=Transfer(scale) if isinstance(scale, Tensor) else scale,
             fused=fused,
-            parts=tuple(parts),
+            parts=tuple((samples.on(device)[first], found) for device, found in sums.items()),
         )
+
+    def _sums(self, first: int, end: int) -> dict[torch.device, Tensor]:
+        rounded = [slot for slot, tensor in enumerate(self.tensors) if tensor.dtype in HALVES]
+        found = {}
+        for device, values in self._planes.values.items():
+            planes = values.unflatten(1, (4, -1))
+            steps = planes[first:end]
+            steps[:, AFTER] -= steps[:, BEFORE]
+            unchanged = sent(rounded, device) if rounded else None
+            found[device] = reduce_parameters(steps, planes[first - 1 : end - 1, USED], unchanged, self.shared)
+        return found
 
     def _totals(self) -> Tensor:
         """Sum of all elements of each parameter that every rank holds whole."""
@@ -189,22 +157,23 @@ class ParameterProbe:
         self.shared = False
         if any(self.blocks):
             self.blocks = [None] * len(self.blocks)
-            self._samples.clear()
+            self._planes.clear()
 
     def _filled(self, place: int) -> Mask:
         count = len(self.tensors)
-        return self._samples.filled[place * count : (place + 1) * count]
+        return self._planes.present.filled[place * count : (place + 1) * count]
 
     def _see(self, place: int) -> None:
         if any(type(tensor) is not nn.Parameter for tensor in self.tensors):  # a DTensor has no place of its own
             self._copy(place, self.tensors)
             return
         at = [(tensor.data_ptr(), tensor.shape) for tensor in self.tensors]
-        standing = self._standing.get(place)
+        key = self._planes.place, place
+        standing = self._standing.get(key)
         with torch.no_grad():
             if standing is None or standing.at != at:
                 pairs = self._pairs(place, self.tensors)
-                standing = self._standing[place] = _Standing(at, *pairs, self._filled(place).copy())
+                standing = self._standing[key] = _Standing(at, *pairs, self._filled(place).copy())
             self._filled(place)[:] = standing.filled
             torch._foreach_copy_(standing.targets, standing.sources)
 
@@ -224,7 +193,7 @@ class ParameterProbe:
             if block is not None and local is not None and tensor is not None:
                 own = plain(self.tensors[slot - first])
                 local = None if own is None else part_of(tensor, local, block, own)
-            pair = None if local is None else self._samples.pair(slot, local, 0, block)
+            pair = None if local is None else self._planes.present.pair(slot, local, 0, block)
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Parameter
 from netdoctor.history import History
-from netdoctor.probes.activations import LayerSample
 from netdoctor.probes.named import Named
-from netdoctor.probes.parameters import MOST, ParameterSample
+from netdoctor.probes.parameters import MOST
+from netdoctor.probes.sampled import LayerSample, ParameterSample
 from netdoctor.probes.sampling import UNITS
 from netdoctor.probes.softmaxes import FIELDS, Softmaxes
 from netdoctor.probes.thorough import ThoroughSample

@@ -6,65 +6,62 @@ float32 would lose the std of data on an offset, and overflow or vanish on the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 
 def reduce_layers(values: Tensor, bounds: tuple[Tensor, Tensor] | None = None, of_units: bool = False) -> Tensor:
-    """Sums of each slot, [slots, 5 + units] in the order of `statistics.LayerSums.FIELDS`, then ``unit_high``.
+    """Sums of each slot, [..., slots, 5 + units] in the order of `statistics.LayerSums.FIELDS`, then ``unit_high``.
 
     Args:
-        values: [slots, rows, units], zero-padded.
+        values: [..., slots, rows, units], zero-padded.
         bounds: Indices of the slots whose elements are bounded, and the bound of each; None where no slot is.
-        of_units: Append the sum of each unit, for other ranks have more samples of them: [slots, 5 + 2 units] then.
+        of_units: Append the sum of each unit, for other ranks have more samples of them: 5 + 2 units then.
     """
     double = double_of(values)
-    unit_sums = values.sum(1, dtype=double)
-    unit_high = values.amax(1)
-    high = torch.maximum(unit_high.amax(1), -values.amin(1).amin(1))
+    unit_sums = values.sum(-2, dtype=double)
+    unit_high = values.amax(-2)
+    high = torch.maximum(unit_high.amax(-1), -values.amin(-2).amin(-1))
     squares = _norms(values).square()
     beyond = torch.full_like(squares, torch.nan)
     if bounds is not None:
         slots, limits = bounds
-        beyond[slots] = (values[slots].abs() > limits[:, None, None]).sum((1, 2)).to(double)
-    columns = torch.stack((unit_sums.sum(1), squares, unit_sums.square().sum(1), high.to(double), beyond), 1)
+        beyond[..., slots] = (values[..., slots, :, :].abs() > limits[:, None, None]).sum((-2, -1)).to(double)
+    columns = torch.stack((unit_sums.sum(-1), squares, unit_sums.square().sum(-1), high.to(double), beyond), -1)
     parts = (columns, unit_high.to(double), unit_sums)
-    return torch.cat(parts if of_units else parts[:2], 1)
+    return torch.cat(parts if of_units else parts[:2], -1)
 
 
 def reduce_gradients(values: Tensor) -> Tensor:
-    """Sum of squares and number of elements that are not zero of each slot, [slots, 2], of [slots, rows, units]."""
+    """Sum of squares and number of elements that are not zero, [..., slots, 2] of [..., slots, rows, units]."""
     squares = _norms(values).square()
-    return torch.stack((squares, values.count_nonzero((1, 2)).to(squares.dtype)), 1)
+    return torch.stack((squares, values.count_nonzero((-2, -1)).to(squares.dtype)), -1)
 
 
-def reduce_parameters(
-    values: Tensor, order: Sequence[int], rounded: Tensor | None = None, of_rows: bool = False
-) -> Tensor:
-    """Sums of each parameter, [11, parameters] in the order of `statistics.ParameterSums.FIELDS`.
+def reduce_parameters(values: Tensor, previous: Tensor, rounded: Tensor | None = None, of_rows: bool = False) -> Tensor:
+    """Sums of each parameter, [..., 11, parameters] in the order of `statistics.ParameterSums.FIELDS`.
 
     Args:
-        values: [5, parameters, rows, units], zero-padded.
-        order: Where in it these are: the parameter, its update, its gradient before and after clipping, and the step
-            before's gradient.
+        values: [..., 4, parameters, rows, units], zero-padded: the parameters, their updates, and their gradients
+            before and after clipping.
+        previous: The gradients that the step before used, [..., parameters, rows, units].
         rounded: Indices of the parameters of half precision, whose unchanged elements are counted; None without any.
-        of_rows: Append the sum of each row, for other ranks may hold more of it: [11 + rows, parameters] then.
+        of_rows: Append the sum of each row, for other ranks may hold more of it: 11 + rows then.
     """
     double = double_of(values)
-    rows = values[order[0]].sum(2, dtype=double)
-    update, used = values[order[1]], values[order[3]]
-    product = (used * values[order[4]]).sum((1, 2), dtype=double)
-    gain = (used * update).sum((1, 2), dtype=double)
-    counts = torch.full_like(rows[:, :2].T, torch.nan)
+    weight, update, _, used = values.unbind(-4)
+    rows = weight.sum(-1, dtype=double)
+    product = (used * previous).sum((-2, -1), dtype=double)
+    gain = (used * update).sum((-2, -1), dtype=double)
+    pulls = torch.full_like(product, torch.nan), torch.full_like(product, torch.nan)
     if rounded is not None:
-        pulled = used[rounded] != 0
-        counts[:, rounded] = torch.stack((pulled, pulled & (update[rounded] == 0))).sum((2, 3)).to(double)
-    squares = _norms(values.flatten(0, 1)).square().view(values.shape[:2])
-    others = torch.stack((product, rows.sum(1), rows.square().sum(1), gain))
-    parts = (*(squares[place, None] for place in order), others, counts)
-    return torch.cat((*parts, rows.T) if of_rows else parts)
+        pulled = used[..., rounded, :, :] != 0
+        for pull, which in zip(pulls, (pulled, pulled & (update[..., rounded, :, :] == 0)), strict=True):
+            pull[..., rounded] = which.sum((-2, -1)).to(double)
+    squares = _norms(values).square(), _norms(previous).square()[..., None, :]
+    others = torch.stack((product, rows.sum(-1), rows.square().sum(-1), gain, *pulls), -2)
+    parts = (*squares, others)
+    return torch.cat((*parts, rows.mT) if of_rows else parts, -2)
 
 
 def double_of(values: Tensor) -> torch.dtype:
@@ -73,5 +70,5 @@ def double_of(values: Tensor) -> torch.dtype:
 
 
 def _norms(values: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1, dtype=double_of(values))
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(-2), dim=-1, dtype=double_of(values))
     return norms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -89,6 +90,12 @@ class Samples:
 
     Tensors on several devices are kept apart; most models use one.
 
+    Args:
+        slots: How many tensors.
+        most_rows: Rows of each slot.
+        most_units: Units of each.
+        room: Gives the zeros to copy to, on a device; the samples make their own without it.
+
     Attributes:
         values: [slots, most_rows, most_units] on each device.
         rows: Sampled rows of each slot; a new array where one of them changes.
@@ -97,9 +104,16 @@ class Samples:
         filled: Which slots hold a sample of this step.
     """
 
-    def __init__(self, slots: int, most_rows: int = ROWS, most_units: int = UNITS) -> None:
+    def __init__(
+        self,
+        slots: int,
+        most_rows: int = ROWS,
+        most_units: int = UNITS,
+        room: Callable[[torch.device], Tensor] | None = None,
+    ) -> None:
         self.slots = slots
         self._most = most_rows, most_units
+        self._room = self._own_room if room is None else room
         self.values: dict[torch.device, Tensor] = {}
         self.rows: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
@@ -164,7 +178,7 @@ class Samples:
     def _prepare(self, slot: int, where: Cut, device: torch.device) -> None:
         values = self.values.get(device)
         if values is None:
-            values = self.values[device] = torch.zeros(self.slots, *self._most, dtype=torch.float32, device=device)
+            values = self.values[device] = self._room(device)
         values[slot].zero_()
         target = values[slot].as_strided(where.size, where.slot_stride, values[slot].storage_offset())
         self._cuts[slot], self._targets[slot] = where, target
@@ -172,6 +186,9 @@ class Samples:
         if (self.rows[slot], self.units[slot]) != (where.rows, where.units):
             self.rows, self.units = self.rows.copy(), self.units.copy()
             self.rows[slot], self.units[slot] = where.rows, where.units
+
+    def _own_room(self, device: torch.device) -> Tensor:
+        return torch.zeros(self.slots, *self._most, dtype=torch.float32, device=device)
 
 
 def first_tensor(value: object) -> Tensor | None:

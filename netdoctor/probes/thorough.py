@@ -46,7 +46,7 @@ def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tenso
     """Participation ratio of the covariance over samples of each layer's units, [layers], in dimensions.
 
     (Σλ)² / Σλ² of its eigenvalues λ, from its trace and Frobenius norm (Gao et al. 2017, "A theory of multineuronal
-    dimensionality"); at most the smaller of sampled rows and units.
+    dimensionality"); at most the smaller of sampled rows and units, NaN where nothing was sampled.
     """
     rows = sent(np.maximum(np.where(samples.filled, samples.rows, 0)[:layers], 1), device)
     values = samples.values[device][:layers]
@@ -59,7 +59,7 @@ def effective_rank(samples: Samples, device: torch.device, layers: int) -> Tenso
         covariance = centred.transpose(1, 2) @ centred
     trace = covariance.diagonal(dim1=1, dim2=2).sum(1)
     ranks: Tensor = trace.square() / covariance.square().sum((1, 2))
-    return ranks
+    return ranks.masked_fill(sent(~samples.filled[:layers], device), torch.nan)
 
 
 def batch_signal(samples: Samples, device: torch.device) -> Tensor:

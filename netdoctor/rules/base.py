@@ -33,7 +33,8 @@ class Rule:
 
     def __call__(self, history: History) -> list[Evidence | Skipped]:
         """All evidence in ``history``; empty where the disease is not there."""
-        return list(self.judge(history, **dict(self.thresholds)))
+        question = (self.judge, self.thresholds)
+        return list(history.memory.once(question, lambda: list(self.judge(history, **dict(self.thresholds)))))
 
     def tuned(self, **thresholds: Any) -> Rule:
         """A copy with other thresholds.

@@ -64,9 +64,11 @@ def constant_input(
     if not found:
         yield Skipped(f"fewer than {readings} samples of the input of a batch of two and more")
         return
+    if any(spread > equal for _, spread in found):
+        return
     dropout = any(layer.rate > 0 for layer in facts.layers)
     output = spread_over_batch(history, "activation", facts.loss.layer)[-readings:]
-    if any(spread > equal for _, spread in found) or (not dropout and output.max(initial=0.0) > answers):
+    if not dropout and output.max(initial=0.0) > answers:
         return
     layer, spread = found[0]
     level = history.latest("input_rms").get(layer.name, 1.0)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from netdoctor import remedies
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
@@ -102,15 +103,19 @@ def _hidden(history: History, alive: float, dropped: float) -> set[str]:
 
     Nor experts: a gate sends them some samples of the batch, others each time.
     """
-    silent, layers = history.latest("silent_share"), history.facts.layers
-    moved = {name for layer in layers if layer.rate > dropped for name in layer.inputs}
+    silent = {name for name, share in history.latest("silent_share").items() if share >= alive}
+    return {name for name, sources in _fed(history.facts, dropped).items() if not silent.issuperset(sources)}
+
+
+@of_facts
+def _fed(facts: Facts, dropped: float) -> dict[str, list[str]]:
+    """The layers that feed each weight layer, without those that are dropped for the most part, or experts."""
+    moved = {name for layer in facts.layers if layer.rate > dropped for name in layer.inputs}
     return {
-        layer.name
-        for layer in layers
-        if layer.called
-        and layer.kind in WEIGHTED
-        and not 0 < layer.samples < history.facts.batch
-        and any(silent.get(name, 0.0) < alive and name not in moved for name in layer.inputs)
+        layer.name: sources
+        for layer in facts.layers
+        if layer.called and layer.kind in WEIGHTED and not 0 < layer.samples < facts.batch
+        if (sources := [name for name in layer.inputs if name not in moved])
     }
 
 

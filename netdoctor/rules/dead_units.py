@@ -59,6 +59,8 @@ def dead_units(
     if not silent:
         yield Skipped("no activations measured yet")
         return
+    if max(silent.values()) < min(whole, most, many):
+        return
     empty = {name for name, size in history.latest("activation_rms").items() if size == 0}  # no signal to be silent to
     layers = {name: layer for name, layer in layers.items() if layer.name not in empty}
     course = progress(history)
@@ -66,9 +68,10 @@ def dead_units(
         return
     several = history.facts.batch >= 16  # else a batch may leave a few units silent by chance
     shares = {
-        layer: min(silent[name], dead[name] if name in dead or layer.units < 8 or not several else 1.0)
+        layer: share
         for name, layer in layers.items()
         if name in silent and (name in dead or (layer.units >= 8 and several))
+        if (share := min(silent[name], dead.get(name, 1.0))) >= min(whole, most, many)
     }
     gone = [layer for layer, share in shares.items() if share >= whole]
     stalled = course is not None and course.stalled and course.steps >= patience

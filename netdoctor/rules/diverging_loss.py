@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import lasting, overshoot, reference
+from netdoctor.gains import lasting_overshoot, overshoot, reference
 from netdoctor.history import History
 from netdoctor.remedies import clip_gradients, from_the_start, scale_learning_rate
 from netdoctor.rules.base import rule
@@ -84,12 +84,11 @@ def diverging_loss(
     remedies = (_target_network(), _clip(history), _lower(history))
     if losses.min() > 0:
         rising = recent > grown * max(least, float(losses[:3].mean()), float(block_means(losses, 16).min()))
-        ratios = overshoot(history)[1]
+        ratios = overshoot(history)[1] if rising else np.zeros(0)
         down = len(ratios) >= samples and float(np.mean(ratios[-samples:] > 0)) > climbing
-        short = down and float(lasting(ratios).max()) < stable
         if (
-            rising
-            and short
+            down
+            and float(lasting_overshoot(history).max()) < stable
             and len(losses) >= 6 * patience
             and all(is_rising(losses[-len(losses) // part :]) for part in (2, 4))
         ):

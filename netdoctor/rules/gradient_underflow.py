@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from netdoctor import remedies
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.gains import highest_rates
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
@@ -75,7 +76,7 @@ def gradient_underflow(
     if lost and len(losses) and losses[-1] != 0:
         yield _flushed(history, lost, coarse, gone, samples)
         return
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     if len(shares) < patience or (len(rates) and not rates[-1] > decayed * rates.max()):
         return
     seen = {name: float(value) for name, value in zip(shares.columns, _mean(shares.values[-patience:]), strict=True)}

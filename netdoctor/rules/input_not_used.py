@@ -58,14 +58,16 @@ def input_not_used(
     if not facts.loss.layer or not np.nanmax(np.nan_to_num(rates), initial=0.0) > 0:
         yield Skipped("no step with a learning rate above 0, or no way from the loss to a layer")
         return
-    if _silenced(history, silenced):
-        return
     outputs = spread_over_batch(history, "activation", facts.loss.layer)
     reached = history.table("gradient_nonzero")
     if len(outputs) < readings and len(reached) < readings:
         yield Skipped(f"fewer than {readings} samples of a batch of two and more")
         return
-    if len(outputs) >= readings and outputs.max() <= equal and _input_varies(history, varies):
+    same = len(outputs) >= readings and outputs.max() <= equal
+    unreached = len(reached) >= readings and not reached.values.any()
+    if not (same or unreached) or _silenced(history, silenced):
+        return
+    if same and _input_varies(history, varies):
         spreads = {
             layer.name: float(found.max())
             for layer in facts.layers
@@ -85,7 +87,7 @@ def input_not_used(
             confidence=0.9,
             remedies=(_ask(facts), _follow(lost)),
         )
-    elif len(reached) >= readings and not reached.values.any() and _later_weights_learn(history, reached.columns):
+    elif unreached and _later_weights_learn(history, reached.columns):
         name = reached.columns[0]
         layer = name.rpartition(".")[0]
         yield Evidence(

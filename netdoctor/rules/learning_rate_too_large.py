@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
-from netdoctor.gains import lasting, momentum, overshoot
+from netdoctor.gains import highest_rates, lasting_overshoot, momentum
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
 from netdoctor.remedies import ADAPTIVE, from_the_start, scale_learning_rate, warm_up
@@ -98,9 +98,11 @@ def learning_rate_too_large(
     unit = history.latest("target_rms").get("", 0.0) or _unit_by_hand(history, start)
     if start > ill * abs(uninformed) or (len(constants) and constants[-1] < 0) or unit > raw:
         return  # a fault of the start or of the targets, or a loss turned round: other rules tell
+    first, peak = float(updates[0]), float(updates.max())
+    if peak < large:
+        return
     bound = jump * max(abs(start), least)
     recent = float(finite[-5:].mean()) if run is None else run.recent
-    first, peak = float(updates[0]), float(updates.max())
     worst = recent if shrinking else float(finite.max()) if first > 2 * replaced else _sustained(finite)
     cosines = history.series("cosine")[1]
     cosine = float(np.mean(cosines[-30:])) if len(cosines) else 0.0
@@ -109,12 +111,12 @@ def learning_rate_too_large(
     now = float(np.median(window))
     gains, left = history.series("step_gain")[1], history.table("leftover_gradient").values
     climbing = bool((left > 0).any()) or (len(gains) > 0 and float(np.mean(gains < 0)) > 0.5)
-    if early > growing or (early > growing / 2 and first < large / 10 and climbing) or peak < large:
+    if early > growing or (early > growing / 2 and first < large / 10 and climbing):
         return
     learned = run is not None and run.learned and recent < short * least
     lowest = float(block_means(finite, 16).min())
     blocks = noise(finite) / max(len(finite) / 16, 1) ** 0.5  # standard error of a sixteenth
-    ratio = float(lasting(overshoot(history)[1]).max(initial=0.0))
+    ratio = float(lasting_overshoot(history).max(initial=0.0))
     elsewhere = history.facts.non_finite.stage in ("input", "target")
     bouncing = False  # around a loss that is a gain
     if lost and not elsewhere and (ratio > beyond or worst > bound or first > replaced):
@@ -136,7 +138,7 @@ def learning_rate_too_large(
         return
     inertia = momentum(history.facts)
     adaptive = any(group.optimizer.startswith(ADAPTIVE) for group in history.facts.groups)
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     rate = float(rates.max()) if len(rates) else None
     begun = updates[:20] * _rising(history, steps[:20])
     if any(group.optimizer == "RMSprop" for group in history.facts.groups):
@@ -177,7 +179,7 @@ def _rising(history: History, steps: NDArray[np.int64]) -> NDArray[np.float64]:
     table = history.table("learning_rate")
     if not len(table):
         return np.ones(len(steps))
-    rates = np.nan_to_num(table.values).max(1, initial=0.0).astype(np.float64)
+    rates = highest_rates(history).astype(np.float64)
     then = rates[np.clip(np.searchsorted(table.steps, steps), 0, len(rates) - 1)]
     times: NDArray[np.float64] = np.divide(rates.max(), then, out=np.ones(len(steps)), where=then > 0)
     return times

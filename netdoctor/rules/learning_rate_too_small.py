@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.gains import highest_rates
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
 from netdoctor.remedies import find_learning_rate, scale_learning_rate, step_once_an_epoch, warm_up_and_decay
@@ -68,7 +69,7 @@ def learning_rate_too_small(
         yield Skipped(UNTOLD if run is None else f"fewer than {patience} steps")
         return
     update = float(np.median(updates[-samples:]))
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
     if decayed and rates[-1] > 0:
         yield from _ended(history, run, rates, update, vanished, ended, high, agreeing)

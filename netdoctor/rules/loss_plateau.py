@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
-from netdoctor.gains import plateau
+from netdoctor.gains import highest_rates, plateau
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
 from netdoctor.remedies import reduce_on_plateau, scale_learning_rate, warm_up_and_decay
@@ -53,7 +51,7 @@ def loss_plateau(
     if not run.learned or run.falling or abs(run.recent) < floor * abs(run.reference):
         return
     level = plateau(history, tails, shortest, held * floor)
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     if level is None or (len(rates) and not rates[-1] > decayed * rates.max()):
         return
     if level.cosine > agreeing or level.excess < held * level.level:

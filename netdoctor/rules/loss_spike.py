@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import lasting, overshoot, reference
+from netdoctor.gains import lasting_overshoot, overshoot, reference
 from netdoctor.history import History
 from netdoctor.remedies import clip_gradients
 from netdoctor.rules.base import rule
@@ -181,9 +181,8 @@ def _repeated(
 
 def _calm(history: History, before: int, bound: float) -> bool:
     """Whether steps were of a stable length until then: else they are the cause."""
-    when, ratios = overshoot(history)
-    earlier = ratios[when < before]
-    return len(earlier) < 3 or float(lasting(earlier).max()) <= bound
+    earlier = int(np.searchsorted(overshoot(history)[0], before))
+    return earlier < 3 or float(lasting_overshoot(history)[: earlier - 2].max()) <= bound
 
 
 def _recurring(
@@ -201,8 +200,11 @@ def _recurring(
         return None
     usual, (apart, floor, rise) = float(np.median(norms)), bounds
     hits, places = [], []  # of samples: a start that all share fills several in a row
-    for place in np.flatnonzero((norms > pull * usual) & (when > START)):
+    unusual = np.flatnonzero((norms > pull * usual) & (when > START))
+    for place in unusual if len(unusual) >= least else ():
         around = norms[max(0, place - 10) : place + 11]
+        if 2 * np.count_nonzero(norms[place] > pull * around) < len(around):  # nor is it above the median of these
+            continue
         row = int(np.searchsorted(steps, when[place]))
         if row >= len(steps) or norms[place] <= pull * float(np.median(around)):
             continue

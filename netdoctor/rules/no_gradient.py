@@ -43,13 +43,16 @@ def no_gradient(
     PyTorch issue 61470 and the ``find_unused_parameters`` note of DistributedDataParallel; Schoop et al. 2021, UMLAUT.
     """
     table = history.table("gradient_missing")
-    seen = np.isfinite(table.values).sum(0) if len(table) else np.zeros(0, int)
+    reached = bool(len(table)) and not table.values[-1].any()  # all of them, in the last sample (NaN is not false)
+    seen = np.isfinite(table.values[-samples:] if reached else table.values).sum(0) if len(table) else np.zeros(0, int)
     if not (seen >= samples).any():
         yield Skipped(f"fewer than {samples} samples of the gradients")
         return
     norms, losses = history.series("gradient_norm")[1], history.series("loss")[1]
     if len(norms) >= samples and not norms.any() and len(losses) and abs(float(losses[-1])) > zero_loss:
         yield _all_zero(history, norms)
+        return
+    if reached:
         return
     with np.errstate(invalid="ignore"):
         never = (seen >= samples) & ~(table.values == 0).any(0)

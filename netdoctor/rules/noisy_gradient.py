@@ -9,7 +9,7 @@ import numpy as np
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import Plateau, bounces, reference
+from netdoctor.gains import Plateau, bounces, highest_rates, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
 from netdoctor.remedies import scale_learning_rate
@@ -96,7 +96,7 @@ def _wandering(
     if not (cancelling[0] < mean and mean + error < cancelling[1] and step > stride):
         return
     walk = step * math.sqrt(run.steps)
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     batch = history.facts.batch
     yield Evidence(
         f"Successive gradients have nothing in common (cosine {mean:+.3f} ± {error:.3f}) and the loss is "

@@ -8,6 +8,7 @@ import numpy as np
 
 from netdoctor.facts import Facts, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.gains import highest_rates
 from netdoctor.history import History
 from netdoctor.progress import LEARNED, UNTOLD, progress
 from netdoctor.remedies import find_learning_rate
@@ -49,7 +50,7 @@ def not_learning(
     if run is None or run.steps < patience_sure:
         yield Skipped(UNTOLD if run is None else f"fewer than {patience_sure} steps")
         return
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     if len(rates):
         half = int(np.searchsorted(history.table("learning_rate").steps, run.steps // 2))
         if rates[-1] > rising * rates[min(half, len(rates) - 1)]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from netdoctor.facts import Facts, Group, Loss, Parameter
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
-from netdoctor.gains import PROMISE, bounces, lasting, momentum, overshoot, reference
+from netdoctor.gains import PROMISE, bounces, highest_rates, lasting_overshoot, momentum, overshoot, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, progress
 from netdoctor.remedies import scale_learning_rate, set_momentum, warm_up_and_decay
@@ -50,12 +50,12 @@ def oscillating_loss(
     if run is None:
         yield Skipped(UNTOLD)
         return
-    rates = np.nan_to_num(history.table("learning_rate").values).max(1, initial=0.0)
+    rates = highest_rates(history)
     rate = float(rates[-1]) if len(rates) else None
     steps, cosines = history.series("cosine")
     ratios = overshoot(history)[1]
     if len(cosines) >= samples and len(ratios) >= samples and cosines[-samples:].max() < opposed:
-        ratio = float(lasting(ratios)[-1])
+        ratio = float(lasting_overshoot(history)[-1])
         if ratio > large:
             cosine = float(cosines[-samples:].mean())
             yield Evidence(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from netdoctor import factors, remedies
+from netdoctor.derived import derived
 from netdoctor.facts import Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
@@ -80,6 +81,41 @@ def poor_initialization(
     course = progress(history)
     if course is not None and course.learned:
         return
+    found = _ill(history, depth, shrink, growth, lost, tiny, agreement, oversized)
+    others = list(_elsewhere(history, stream_growth, oversized, time_growth, sharp, uncertain))
+    if not found and not others:
+        return
+    if found:
+        stalled = course is not None and course.stalled and course.steps >= patience
+        others.append(_stacked(history, found, stalled, (shrink, growth, lost, invisible)))
+    yield max(others, key=lambda each: (each.severity or Severity.WARNING, each.confidence))
+
+
+@derived
+def _elsewhere(
+    history: History, stream_growth: float, oversized: float, time_growth: float, sharp: float, uncertain: float
+) -> tuple[Evidence, ...]:
+    """What is wrong with weights that are in no plain stack."""
+    return (
+        *_residual(history, stream_growth),
+        *_recurrent(history, oversized, time_growth),
+        *_attending(history, oversized, sharp),
+        *factors.too_large(history, oversized, uncertain),
+    )
+
+
+@derived
+def _ill(
+    history: History,
+    depth: int,
+    shrink: float,
+    growth: float,
+    lost: float,
+    tiny: float,
+    agreement: float,
+    oversized: float,
+) -> list[tuple[Stack, list[str], bool]]:
+    """Stacks with too small or too large weights, their layers that are ill, and whether two are far too large."""
     found: list[tuple[Stack, list[str], bool]] = []
     for stack in stacks(history):
         passed, total = len(stack.layers) - 1, stack.total
@@ -97,18 +133,7 @@ def poor_initialization(
             ill += [name for name in _as_small(history) if name not in ill]
         if large or growing or shrinking:
             found.append((stack, ill, large and not growing))
-    others = [
-        *_residual(history, stream_growth),
-        *_recurrent(history, oversized, time_growth),
-        *_attending(history, oversized, sharp),
-        *factors.too_large(history, oversized, uncertain),
-    ]
-    if not found and not others:
-        return
-    if found:
-        stalled = course is not None and course.stalled and course.steps >= patience
-        others.append(_stacked(history, found, stalled, (shrink, growth, lost, invisible)))
-    yield max(others, key=lambda each: (each.severity or Severity.WARNING, each.confidence))
+    return found
 
 
 def _stacked(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import remedies
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -125,13 +126,7 @@ def _outputs_alike(
 
 def _code_unused(history: History, bound: float, fall: float, samples: int) -> Evidence | None:
     """A random code, mean plus noise, whose mean no longer depends on the input."""
-    layers = {layer.name: layer for layer in history.facts.layers if layer.called}
-    for layer in layers.values():
-        sources = [layers[name] for name in layer.inputs if name in layers]
-        pair = len(sources) == 2 and sources[0].inputs == sources[1].inputs and sources[0].units == layer.fan_in
-        halves = len(sources) == 1 and sources[0].units == 2 * layer.fan_in
-        if layer.kind not in ("linear", "conv") or not (halves or (pair and sources[1].units == layer.fan_in)):
-            continue
+    for layer, sources in _random_codes(history.facts):
         given = history.series("input_signal", layer.name)[1]
         said = [history.series("activation_signal", source.name)[1] for source in sources]
         if any(len(each) != len(given) for each in said) or len(given) < samples:
@@ -163,6 +158,19 @@ def _code_unused(history: History, bound: float, fall: float, samples: int) -> E
             ),
         )
     return None
+
+
+@of_facts
+def _random_codes(facts: Facts) -> list[tuple[Layer, list[Layer]]]:
+    """Layers that read a code of mean and spread, and the layers that say these, as one or as two."""
+    layers, found = {layer.name: layer for layer in facts.layers if layer.called}, []
+    for layer in layers.values():
+        sources = [layers[name] for name in layer.inputs if name in layers]
+        pair = len(sources) == 2 and sources[0].inputs == sources[1].inputs and sources[0].units == layer.fan_in
+        halves = len(sources) == 1 and sources[0].units == 2 * layer.fan_in
+        if layer.kind in ("linear", "conv") and (halves or (pair and sources[1].units == layer.fan_in)):
+            found.append((layer, sources))
+    return found
 
 
 def _averaged(history: History, lost: float, samples: int) -> Evidence | None:

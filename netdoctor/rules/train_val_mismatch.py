@@ -67,9 +67,11 @@ def train_val_mismatch(
         yield Skipped("nothing learned before a validation pass")
         return
     (first, train_first, val_first), (last, train_last, val_last) = counted[0], counted[-1]
+    if train_last < val_last:
+        return
     shift = validation.input_shift(history, moved, scaled)
     plain = validation.input_shift(history, 3 * moved, 2 * scaled)  # no augmentation does that
-    if train_last - val_last < (0 if plain else behind):
+    if not plain and train_last - val_last < behind:
         return
     early = train_first - val_first  # before anything can have been learned by heart
     lag = validation.stale_norms(history, stale / 2 if early > far else stale) if early > behind / 2 else None

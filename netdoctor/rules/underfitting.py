@@ -55,13 +55,13 @@ def underfitting(
     if not len(val) or not len(own):
         yield Skipped("no validation loss seen")
         return
+    if run.recent < floor * run.constant or run.gain < -floor:
+        return
     losses = history.series("loss")[1]
     half = losses[len(losses) // 2 :]
     parts = max(len(half) // 3, 1)
     fall = float(half[:parts].mean() - half[-parts:].mean())
     if fall + 2 * noise(half) * (2 / parts) ** 0.5 > pace * abs(run.recent):
-        return
-    if run.recent < floor * run.constant or run.gain < -floor:
         return
     lately = agreement[steps > run.steps / 4]
     if len(lately) < samples:

@@ -69,8 +69,8 @@ def vanishing_gradient(
         if found is not None:
             yield found
             return
-    depth = profile(history, fewest=samples)
-    if depth is None:
+    depth = profile(history)
+    if depth is None or depth.samples < samples:
         yield Skipped(f"fewer than {samples} samples of the gradients of 3 weight layers")
         return
     both = np.fmax(depth.ratio, depth.output_ratio)

@@ -52,13 +52,17 @@ def weight_growth(
     chosen = chosen_weights(history)
     if not len(chosen):
         return
-    first, values = table.first[chosen], table.values[:, chosen].astype(float)
+    first, last, since = (row[chosen].astype(float) for row in (table.first, table.values[-1], table.values[half]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = last / first
+    if not (growth >= factor).any():
+        return
     places = [updates.place[table.columns[place]] for place in chosen]
     steps = updates.values[half:, places].astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         way = np.nan_to_num(steps).mean(0) * float(table.steps[-1] - table.steps[half])
-        growth, outward = values[-1] / first, np.minimum((values[-1] - values[half]) / way, 1.0)
-        gain = (values[-1] - values[half]) - faster * (values[half] - first)
+        outward = np.minimum((last - since) / way, 1.0)
+        gain = (last - since) - faster * (since - first)
     usable = np.isfinite(growth) & np.isfinite(outward)
     if not usable.any() or np.median(growth[usable]) < factor or np.median(outward[usable]) < straight:
         return

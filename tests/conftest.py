@@ -1,0 +1,10 @@
+"""Two workers on two cores: each computes with one thread, or they would wait for each other."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
