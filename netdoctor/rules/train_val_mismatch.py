@@ -25,7 +25,7 @@ def train_val_mismatch(
     scaled: float = 2.0,  # factor between their standard deviations; augmentation reaches 1.3
     stale: float = 0.5,  # standard deviations, or logarithm of a factor, between what a batch norm holds and gets
     far: float = 0.2,  # gap at the first pass that makes half of ``stale`` enough
-    passes: int = 3,  # that show a gap without a cause
+    passes: int = 3,  # that show a gap without a cause; one less where the first pass over the data told of it
     beyond: float = 2.0,  # × training's gain, that validation lost at first; guesses of the same width lose it once
     soon: float = 2.5,  # passes over the data, by which validation must have come first, where these are known
     sigmas: float = 4.0,  # standard errors that what was gained on new samples must reach
@@ -82,7 +82,7 @@ def train_val_mismatch(
         new = validation.unseen_gain(history, float(reference[-1]), one_pass)
         if new is None or new[0] < max(learned, sigmas * new[1]) or max(val for _, val in vals) > worse:
             return
-        if len(vals) < passes or vals[0][0] > soon * one_pass:
+        if len(vals) < passes - 1 or vals[0][0] > soon * one_pass:
             return
     elif not (shift or lag):
         unlearned = early > behind / 2 and max(val_first, val_last) <= worse

@@ -203,7 +203,7 @@ def test_hooks_return_nothing() -> None:
         out = model(torch.randn(8, 12))
         for module in model.modules():
             for key, hook in module._forward_hooks.items():
-                keywords = ({},) if key in module._forward_hooks_with_kwargs else ()
+                keywords: tuple[dict[str, object], ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
                 assert hook(module, (), *keywords, out) is None
         model(torch.randn(8, 12)).sum().backward()
 
