@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,11 +55,20 @@ def softmaxes(history: History) -> list[Softmax]:
 def quieter(facts: Facts, sharp: list[Softmax]) -> Remedy:
     """Scale queries and keys so that their products are what fresh weights would make."""
     factors: dict[str, float] = {}
+    own = Counter(parameter.layer for parameter in facts.parameters)
     for each in sharp:
         factor = USUAL / max(float(each.logits[-1]), USUAL)
         keys, layer = _keys(facts, each.name), facts.layer(each.name)
         shared = keys or layer.kind == "attention" or layer.units == 3 * layer.fan_in
-        factors.update(dict.fromkeys((each.name, *keys), factor**0.5 if shared else factor))
+        if layer.kind != "other" or own[each.name] == 1:  # else a query stands among others of the module's own
+            factors.update(dict.fromkeys((each.name, *keys), factor**0.5 if shared else factor))
+    if not factors:
+        return Remedy(
+            "Divide the scores by the root of the width of keys, or by more",
+            "weights = torch.softmax(scores / math.sqrt(width), dim=-1)",
+            "Vaswani et al. 2017, Attention is all you need, section 3.2.1",
+            "each query attends to all keys until it has learned which count",
+        )
     return remedies.scale_weights(
         factors,
         f"Scale queries and keys down: logits of {max(float(each.logits[-1]) for each in sharp):.3g} become {USUAL:g}",

@@ -182,6 +182,8 @@ class Facts:
         steps_elsewhere: Steps that optimizers without any parameter of the model made meanwhile.
         strangers: Parameters inside the network, between two of its layers, that neither the model nor any optimizer
             holds.
+        dropping: The function that drops units in validation though the module that calls it is in evaluation mode
+            ("dropout"), and the module's name; empty where none does.
         non_finite: Where the first NaN or Inf came from.
     """
 
@@ -197,6 +199,7 @@ class Facts:
     unstepped: int = 0
     steps_elsewhere: int = 0
     strangers: int = 0
+    dropping: tuple[str, ...] = ()
     non_finite: NonFinite = NonFinite()
 
     def layer(self, name: str) -> Layer:

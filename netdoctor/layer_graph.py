@@ -60,7 +60,7 @@ class LayerGraph:
                 self._partial = structure.without_nodes(graph)
             else:
                 self._learn(graph)
-        found = softmaxes.describe(graph.upstream, graph.path.nodes, probe.nodes, probe.layers)
+        found = softmaxes.describe(graph.upstream, graph.path.nodes, probe.nodes, probe.layers, names)
         self.softmaxes = found or self.softmaxes
         return graph.path
 

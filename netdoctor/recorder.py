@@ -23,6 +23,7 @@ from netdoctor.probes import entries, gates, losses, norms, optimizers, residual
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
 from netdoctor.probes.curves import TrainingLosses, ValidationLosses
+from netdoctor.probes.dropping import Droppings
 from netdoctor.probes.leftovers import Leftovers
 from netdoctor.probes.loss_scale import LossScale
 from netdoctor.probes.mode import Mode
@@ -89,6 +90,7 @@ class Recorder:
         self._holdings = optimizers.Holdings()
         self._graph = LayerGraph(self.history, self._activations, self._readings, self._holdings)
         self._mode = Mode(self._activations)
+        self._droppings = Droppings()
         self._scale = LossScale(self._scalars)
         self._losses = TrainingLosses(self._scalars)
         self._stray: StrayPasses | None = StrayPasses(self._parameters.tensors)
@@ -186,6 +188,7 @@ class Recorder:
                 self._validation.settle(self.history.facts.loss)
             if self.best is not None:
                 self.best.decide(self._validation.latest)
+            self._droppings.forget()
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -234,9 +237,27 @@ class Recorder:
                 self.best.evaluated(opens)
             if opens:
                 self._mode.note_validation(self._validation)
+                self._note_dropping(model)
             probe.given = None
         except Exception as error:  # noqa: BLE001
             self._fail("validation losses", error)
+
+    @uncompiled
+    def dropping(self, function: str, rate: float) -> None:
+        try:
+            model = self._model()
+            if model is not None and not self._elsewhere():
+                self._droppings.look(model, function, rate)
+        except Exception as error:  # noqa: BLE001
+            self._fail("functions that drop", error)
+
+    def _note_dropping(self, model: nn.Module) -> None:
+        """Record whether a function dropped in the first batch of a validation pass in evaluation mode."""
+        found = self._droppings.found
+        if found is not None:
+            self.history.facts = self.history.facts.with_changes(dropping=(found.function, found.module))
+        if not model.training and self.history.facts.dropping:
+            self._validation.note("val_dropping", 0.0 if found is None else found.rate)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = perf_counter()

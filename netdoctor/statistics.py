@@ -161,6 +161,7 @@ MEASURED = (
     Statistic("val_constant_loss", "loss", "run", "loss of the best constant prediction for the validation targets"),
     Statistic("val_accuracy", "", "run", "share of the validation targets that are predicted"),
     Statistic("val_training_share", "", "run", "share of dropout and batch norms in training mode in validation"),
+    Statistic("val_dropping", "", "run", "probability of a function that drops in validation in evaluation mode"),
     Statistic("val_input_mean", "x", "run", "mean of the model's input in validation"),
     Statistic("val_input_std", "x", "run", "standard deviation of the model's input in validation"),
     Statistic("constant_loss", "loss", "run", "loss of the best constant prediction for the targets seen so far"),
@@ -175,6 +176,9 @@ MEASURED = (
         "change of the rank by frequency from one of them to the next; 1: nothing in common",
     ),
     Statistic("uninformed_loss", "loss", "run", "loss of an output that knows nothing: equal shares, or zero"),
+    Statistic(
+        "penalty", "loss", "run", "part of the loss that is made of parameters alone, as the sum of their squares"
+    ),
     Statistic("rootless_loss", "", "run", "1 where backward() began at a tensor that nothing was computed into"),
     Statistic("accuracy", "", "run", "share of the batch's targets that are predicted"),
     Statistic("largest_predicted_share", "", "run", "share of the class that the batch's predictions favour"),

@@ -154,7 +154,7 @@ def test_hooks_of_the_user_stay() -> None:
     assert [len(module._forward_hooks) for module in model.modules()] == [0, 2, 0, 0, 0, 0]
 
 
-PATCHED = [(torch.autograd, "backward"), *((F, name) for name in losses.LOSS_FUNCTIONS)]
+PATCHED = [(torch.autograd, "backward"), *((F, name) for name in (*losses.LOSS_FUNCTIONS, *losses.DROPPING))]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -170,6 +170,37 @@ def test_patches_go_with_the_last_monitor(order: tuple[int, int]) -> None:
     steps_of_torch = importlib.import_module("torch.optim.optimizer")
     assert not steps_of_torch._global_optimizer_pre_hooks
     assert not steps_of_torch._global_optimizer_post_hooks
+
+
+class Dropper(nn.Module):
+    """Drops in all ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Linear(12, 8), nn.Dropout(0.3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(F.dropout(self.first(x), 0.5, self.training))[:, None]
+        x = F.scaled_dot_product_attention(x, x, x, dropout_p=0.2)
+        out: Tensor = self.last(F.alpha_dropout(x, 0.1, training=self.training))[:, 0]
+        return out
+
+
+def test_functions_that_drop_stay_what_they_are() -> None:
+    def run(watched: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = Dropper()
+        monitor = silent(model) if watched else None
+        told = steps(model, torch.optim.SGD(model.parameters(), 0.1), 3)
+        model.eval()
+        with torch.no_grad():
+            told.append(model(torch.randn(4, 12)))
+        if monitor is not None:
+            assert torch.jit.script(Dropper())(torch.ones(4, 12)).shape == (4, 4)
+            monitor.close()
+        return told
+
+    assert all(map(torch.equal, run(True), run(False)))
 
 
 def test_patch_over_ours_survives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,25 @@ def test_sums_are_worked_out_when_one_is_asked_for_or_no_plane_is_free():
     assert [float(each.numpy()[0]) for each in found] == [4.0 * step for step in range(8)]
     assert asked == [(2, 4), (1, 4), (1, 2), (2, 4)]  # planes of a turn together
     assert float(planes.past.values[device].sum()) == 24.0
+
+
+@pytest.mark.parametrize("swap", ["data", "tensor", "in place"])
+def test_a_gradient_that_is_replaced_before_the_step_is_seen_as_the_step_uses_it(swap: str):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with netdoctor.watch(model, reporters=[], every=1) as monitor:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            gradient = model.weight.grad
+            assert gradient is not None
+            if swap == "data":
+                gradient.data = torch.full((2, 3), 7.0)
+            elif swap == "tensor":
+                model.weight.grad = torch.full((2, 3), 7.0)
+            else:
+                gradient.data.fill_(7.0)
+            optimizer.step()
+    used = monitor.history.series("clipped_gradient_rms", "weight")[1]
+    assert used.tolist() == pytest.approx([7.0] * 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netdoctor.facts import Loss
-from netdoctor.probes import predictions
+from netdoctor.probes import penalties, predictions
 from netdoctor.probes.comparisons import ELEMENTS, Outputs
 from netdoctor.probes.losses import Evaluated
 from netdoctor.probes.sampling import plain
@@ -116,8 +116,13 @@ class TrainingLosses:
                 if self.scale is None:  # the first loss was added before this was known
                     self.scale = other
                     self._open[-1] = _unscaled(self._open[-1], other)
+        path, penalty = penalties.split(path)
         self._staged |= predictions.describe(path, outputs)
         found = self._targets.add(path, outputs)
+        if penalty is not None:
+            self._staged["penalty"] = penalty
+            bound = torch.where(penalty >= 0, penalty, math.nan)  # a reward for large weights has no bound
+            found = None if found is None else {name: value + bound for name, value in found.items()}
         self._bounded(path.kind, found)
         self._staged |= self._targets.described
 

@@ -2,8 +2,9 @@
 
 Training losses are read where `backward` is called, validation losses where a loss function runs without gradients.
 
-The only patches of `watch` are here: `torch.autograd.backward` (which `Tensor.backward` calls) and torch's loss
-functions (which the criterion modules call). They are installed with the first listener and restored with the last.
+The only patches of `watch` are here: `torch.autograd.backward` (which `Tensor.backward` calls), torch's loss functions
+(which the criterion modules call) and those that drop units, for they leave no trace where no gradients are computed.
+They are installed with the first listener and restored with the last.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+from torch.jit import _builtins
 
 from netdoctor.probes.outside import passing
 
@@ -30,6 +33,15 @@ LOSS_FUNCTIONS = (
     "huber_loss",
     "kl_div",
 )
+DROPPING = {  # functions that drop: place of the probability among the arguments, its name, its default, and the mode's
+    "dropout": (1, "p", 0.5, True),
+    "dropout1d": (1, "p", 0.5, True),
+    "dropout2d": (1, "p", 0.5, True),
+    "dropout3d": (1, "p", 0.5, True),
+    "alpha_dropout": (1, "p", 0.5, False),
+    "feature_alpha_dropout": (1, "p", 0.5, False),
+    "scaled_dot_product_attention": (4, "dropout_p", 0.0, True),  # it has no mode
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,9 @@ class Listener(Protocol):
     def evaluated(self, batch: Evaluated) -> None:
         """A loss function was called without gradients."""
 
+    def dropping(self, function: str, rate: float) -> None:
+        """A function that drops units with this probability is called without gradients."""
+
 
 class Overhearing(Protocol):
     """What is told of loss functions that run with gradients, too. May not raise."""
@@ -84,6 +99,8 @@ def listen(listener: Listener) -> None:
         _patch(torch.autograd, "backward", _watched_backward)
         for name in LOSS_FUNCTIONS:
             _patch(functional, name, _watched_loss)
+        for name in DROPPING:
+            _patch(functional, name, _watched_dropout)
     _listeners.append(listener)
 
 
@@ -96,6 +113,7 @@ def unlisten(listener: Listener) -> None:
             owner, name, original, wrapper = _originals.pop()
             if getattr(owner, name) is wrapper:  # else somebody patched over it: our wrapper stays and passes on
                 setattr(owner, name, original)
+                _builtins._get_builtin_table().pop(id(wrapper), None)
 
 
 def overhear(listener: Overhearing) -> None:
@@ -112,7 +130,10 @@ def overhear_no_more(listener: Overhearing) -> None:
 def _patch(owner: Any, name: str, watched: Callable[..., Callable[..., Any]]) -> None:
     original = getattr(owner, name)
     wrapper = functools.wraps(original)(watched(original))
-    wrapper.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]  # torch.jit.script takes this one
+    if isinstance(original, BuiltinFunctionType):  # torch.jit.script knows these by their id
+        _builtins._register_builtin(wrapper, _builtins._find_builtin(original))
+    else:
+        wrapper.__prepare_scriptable__ = lambda: original  # type: ignore[attr-defined]  # it takes this one
     setattr(owner, name, wrapper)
     _originals.append((owner, name, original, wrapper))
 
@@ -152,3 +173,21 @@ def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
         return loss
 
     return loss_function
+
+
+def _watched_dropout(original: Callable[..., Any]) -> Callable[..., Any]:
+    name = original.__name__
+    place, key, usual, always = DROPPING[name]
+
+    @passing
+    def dropout_function(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not _listeners:
+            return original(*args, **kwargs)
+        rate = args[place] if len(args) > place else kwargs.get(key, usual)
+        active = key == "dropout_p" or (args[2] if len(args) > 2 else kwargs.get("training", always))
+        if active and isinstance(rate, float) and rate > 0:
+            for listener in tuple(_listeners):
+                listener.dropping(name, rate)
+        return original(*args, **kwargs)
+
+    return dropout_function

@@ -54,6 +54,7 @@ class ParameterProbe:
         self.facts: tuple[Parameter, ...] = tuple(facts for _, facts in parameters.values())
         self._planes = Planes(4 * len(self.tensors), MOST, MOST, planes, kept=slice(USED * len(self.tensors), None))
         self._standing: dict[tuple[int, int], _Standing] = {}  # of each plane and place
+        self._views: dict[int, tuple[Tensor, int, Tensor]] = {}  # of gradients: each, its place in memory, its view
         self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
         self.shared = False
 
@@ -64,6 +65,7 @@ class ParameterProbe:
 
     def begin(self) -> None:
         """Start a step: the gradients that the last one used become the previous ones."""
+        self._views.clear()
         self._planes.advance()
         self._planes.clear()
 
@@ -88,12 +90,18 @@ class ParameterProbe:
     def see_accumulated(self) -> None:
         """Sample the gradients at the end of a backward pass; the last pass of a step counts."""
         self._filled(GRADIENT)[:] = False
-        self._copy(GRADIENT, [tensor.grad for tensor in self.tensors])
+        gradients = [tensor.grad for tensor in self.tensors]
+        self._views.clear()
+        views = self._copy(GRADIENT, gradients)
+        if len(views) == len(gradients):
+            pairs = zip(gradients, views, strict=True)
+            self._views = {id(g): (g, g.data_ptr(), view) for g, view in pairs if type(g) is Tensor}
 
     def see_used(self, names: Container[str]) -> None:
         """Sample the gradients of the parameters of those names as their optimizer will use them."""
         gradients = [t.grad if f.name in names else None for t, f in zip(self.tensors, self.facts, strict=True)]
         self._copy(USED, gradients)
+        self._views.clear()
 
     def reduce(
         self,
@@ -177,11 +185,18 @@ class ParameterProbe:
             self._filled(place)[:] = standing.filled
             torch._foreach_copy_(standing.targets, standing.sources)
 
-    def _copy(self, place: int, tensors: Sequence[Tensor | None]) -> None:
+    def _copy(self, place: int, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+        """Copy samples of the tensors; gives the views of them that were copied."""
         with torch.no_grad():
             targets, sources = self._pairs(place, tensors)
             if targets:
                 torch._foreach_copy_(targets, sources)
+        return sources
+
+    def _view(self, gradient: Tensor | None) -> Tensor | None:
+        """The view of a gradient that was copied when the backward pass ended, if it still shows the gradient."""
+        known, at, view = self._views.get(id(gradient), (None, 0, None))
+        return view if known is not None and known is gradient and known.data_ptr() == at else None
 
     def _pairs(self, place: int, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Views of the slots and of the tensors that are to be copied there; slots with None keep what they have."""
@@ -193,7 +208,7 @@ class ParameterProbe:
             if block is not None and local is not None and tensor is not None:
                 own = plain(self.tensors[slot - first])
                 local = None if own is None else part_of(tensor, local, block, own)
-            pair = None if local is None else self._planes.present.pair(slot, local, 0, block)
+            pair = None if local is None else self._planes.present.pair(slot, local, 0, block, self._view(tensor))
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])

@@ -131,9 +131,11 @@ class Samples:
             pair[0].copy_(pair[1])
 
     def pair(
-        self, slot: int, tensor: Tensor, unit_axis: int = -1, block: Block | None = None
+        self, slot: int, tensor: Tensor, unit_axis: int = -1, block: Block | None = None, view: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Views of the slot and of the tensor, to be copied at once; None for an empty tensor.
+
+        The tensor's is ``view`` where it is given: one that was made for another slot of the same size.
 
         Where the tensor is a ``block`` of a larger one, the slot is that of the larger one, zero where it is elsewhere:
         the slots of all ranks add up to what one process would have sampled.
@@ -153,6 +155,8 @@ class Samples:
             self.filled[slot] = False
             return None
         self.filled[slot] = True
+        if view is not None:
+            return target, view
         if block is not None:
             return target, self._parts[slot].take(tensor)
         return target, tensor.as_strided(taken.size, taken.stride, tensor.storage_offset() + taken.offset)

@@ -22,6 +22,7 @@ PRODUCTS = {  # nodes of matrix products, and where they keep their factors
     "BmmBackward0": ("_saved_self", "_saved_mat2"),
     "MmBackward0": ("_saved_self", "_saved_mat2"),
     "BaddbmmBackward0": ("_saved_batch1", "_saved_batch2"),
+    "MvBackward0": ("_saved_self", "_saved_vec"),
 }
 PASSED = (  # nodes between the product and the softmax that leave the logits as they are, or mask them
     *("MulBackward0", "MulBackward1", "DivBackward0", "DivBackward1", "MaskedFillBackward0", "AddBackward0"),
@@ -37,18 +38,21 @@ def describe(
     output: Container[Node],
     outputs: Mapping[Node, str],
     layers: Sequence[Layer],
+    parameters: Mapping[int, str] | None = None,
 ) -> Softmaxes | None:
     """`FIELDS` of each softmax; None where there is none.
 
-    A column has the name of the attention layer that the softmax is part of, else of the nearest layer before it. Only
-    attention, a softmax of products, has logits; only attention and gates, a softmax over the units of a layer, have a
-    balance; else these are NaN.
+    A column has the name of the attention layer that the softmax is part of, of the module that owns the one query of a
+    pooling, else of the nearest layer before it. Only attention, a softmax of products or of the scores that a layer of
+    one unit gives to places, has logits; only attention and gates, a softmax over the units of a layer, have a balance;
+    else these are NaN.
 
     Args:
         upstream: Of the nodes of the autograd graph, inputs first, the nearest layers at or before each.
         output: Nodes between the last layer and the loss: the softmax of the output is none of the model's inside.
         outputs: Output node of each layer with its name.
         layers: Facts of the layers.
+        parameters: Names of the model's parameters, by ``id``.
     """
     found: dict[str, Tensor] = {}
     units = {layer.name: layer.units for layer in layers}
@@ -60,7 +64,12 @@ def describe(
         if kind in ("SoftmaxBackward0", "SafeSoftmaxBackward0"):
             axis = node._saved_dim - 2**64 if node._saved_dim >= 2**63 else node._saved_dim
             shares = node._saved_result.detach().movedim(axis, -1)
-            found[name] = _written_out(shares, _products(node, outputs), shares.shape[-1] == units.get(name))
+            products = _products(node, outputs)
+            if products is None and units.get(name) == 1 < shares.shape[-1]:
+                products = _Products()  # a score for each place
+            elif products is not None and products.query in (parameters or {}):
+                name = (parameters or {})[products.query].rpartition(".")[0]
+            found[name] = _written_out(shares, products, shares.shape[-1] == units.get(name))
         elif kind.startswith("ScaledDotProduct"):
             found[name] = _attention(node)
     if not found:
@@ -85,12 +94,14 @@ def _inside(outputs: Mapping[Node, str], attention: Container[str]) -> dict[Node
 class _Products:
     """The products of queries and keys that a softmax is made of: [n, queries, width], [n, width, keys], their factor.
 
-    Tensors are None where the way to the softmax is not known to be a factor and a mask.
+    Tensors are None where the way to the softmax is not known to be a factor and a mask. ``query`` is the ``id`` of the
+    parameter that is the only query, 0 where none is.
     """
 
     queries: Tensor | None = None
     keys: Tensor | None = None
     scale: float = 1.0
+    query: int = 0
 
 
 def _products(node: Node, outputs: Container[Node]) -> _Products | None:
@@ -102,6 +113,8 @@ def _products(node: Node, outputs: Container[Node]) -> _Products | None:
             return None
         kind = node.name()
         if kind in PRODUCTS:
+            if kind == "MvBackward0":
+                return _Products(query=_parameter(node.next_functions[1][0]))
             first, second = (getattr(node, name) for name in PRODUCTS[kind])
             known = clear and first is not None and second is not None and first.ndim == 3
             return _Products(first.detach(), second.detach(), scale) if known else _Products()
@@ -116,6 +129,15 @@ def _products(node: Node, outputs: Container[Node]) -> _Products | None:
         scale *= factor if kind.startswith("Mul") else 1 / factor
         clear &= kind in PASSED
     return None
+
+
+def _parameter(node: Node | None) -> int:
+    """``id`` of the parameter that comes to a node by a factor and other shapes at most; 0 where none does."""
+    for _ in range(WAY):
+        if node is None or hasattr(node, "variable"):
+            break
+        node = node.next_functions[0][0] if node.name() in PASSED else None
+    return 0 if node is None else id(node.variable)
 
 
 def _attention(node: Node) -> Tensor:

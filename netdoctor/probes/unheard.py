@@ -20,6 +20,9 @@ class _Nobody:
     def after_backward(self, *args: Any) -> None:
         """Nothing to do."""
 
+    def dropping(self, *args: Any) -> None:
+        """Nothing to do."""
+
     def evaluated(self, *args: Any) -> None:
         """Nothing to do."""
 

@@ -117,6 +117,9 @@ class _Plateau:
     def after_backward(self) -> None:
         """Nothing to do."""
 
+    def dropping(self, *args: Any) -> None:
+        """Nothing to do."""
+
     def evaluated(self, *args: Any) -> None:
         """Nothing to do."""
 

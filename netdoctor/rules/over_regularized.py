@@ -48,7 +48,8 @@ def over_regularized(
     ## What it looks at
     Learning rate times weight decay, the share of each weight that a step takes away (momentum multiplies it), where
     the weights shrink and the loss stays high; without weight decay, weights that all shrink by half and more while the
-    outputs lose their spread: a penalty in the loss; and a policy whose entropy rises to the largest possible.
+    outputs lose their spread: a penalty in the loss, which is read where it is made of the parameters alone; and a
+    policy whose entropy rises to the largest possible.
 
     ## Why it matters
     Decoupled decay of lr·λ a step makes the weights an average over the last 1/(lr·λ) steps and holds their rms at
@@ -83,7 +84,7 @@ def over_regularized(
         reading = Reading("share of a weight that a step takes away", strongest, 1 / memory, "", (1, steps))
     elif typical < collapsed and float(ratios.max()) < 0.8 and _says_nothing(history, silent):
         group = None
-        why = "The weights shrink without weight decay, and the outputs lose their spread: a penalty in the loss"
+        why = f"The weights shrink without weight decay, and the outputs lose their spread: {_penalty(history)}"
         reading = Reading("largest rms of a weight over its first", float(ratios.max()), 0.8, "", (1, steps))
     elif strongest == 0 and float(ratios.max()) < shrunk:
         found = _even(history, undecided, flattened, bonus)
@@ -147,6 +148,14 @@ def _rates(history: History) -> list[float]:
         decay = 0.0 if coupled or not np.isfinite(now * group.weight_decay) else now * group.weight_decay
         found.append(decay / max(inertia, 0.01))
     return found
+
+
+def _penalty(history: History) -> str:
+    """How large the penalty in the loss was at first, where it could be told."""
+    penalty, loss = history.first("penalty").get(""), history.first("loss").get("")
+    if penalty is None or loss is None or not loss > penalty > 0:
+        return "a penalty in the loss"
+    return f"the loss began with {penalty:.3g} of a penalty on the weights and {loss - penalty:.3g} of the data"
 
 
 def _says_nothing(history: History, silent: float) -> bool:

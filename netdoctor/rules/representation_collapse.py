@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from netdoctor import remedies
 from netdoctor.derived import of_facts
-from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, spoken
+from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
 JUDGES = {"AddmmBackward0", "MmBackward0", "ConvolutionBackward0"}  # layers of another network behind the output
+FEW = 12  # samples, the last half of all, that tell how a mean moves
+TURNS = 4  # times that such a mean crosses its trend
+NORMAL = 0.1  # how far mean and deviation of standard normal noise may seem to lie from 0 and 1
 SCORES = ("softmax", "log_softmax")  # of classes: where these become one, the classes did
 
 
@@ -29,6 +32,9 @@ def representation_collapse(
     flat: float = 2.5,  # dimensions in which an embedding is a line, where its spread is as large as ever
     line: tuple[float, float] = (1.5, 0.25),  # dimensions and spread, where losses of angles let all sizes grow
     code: float = 0.04,  # of a code's mean against its noise: 8e-4 nats a unit; healthy codes begin at 0.05 and rise
+    same: float = 0.02,  # spread of the entries that codes get over that of the codes: all get one
+    restless: float = 1.0,  # way of a generator's mean to and fro, over the spread of a batch; healthy ones below 0.5
+    together: float = 0.5,  # spread of a generator's batch, of its size; around the mean of the data it is near 1
     lost: float = 0.5,  # of the dimensions over attention without shortcuts; with them they grow
     samples: int = 3,  # readings that must agree
     patience: int = 40,  # steps before a code is judged
@@ -40,7 +46,9 @@ def representation_collapse(
     ## What it looks at
     The standard deviation over the batch of the model's outputs against their size, where the loss has no targets that
     would ask for that (embeddings, generators), while the inputs vary. The mean of a random code against its noise:
-    what a layer is given varies, but hardly with what the encoder says. The dimensions of the outputs over a stack of
+    what a layer is given varies, but hardly with what the encoder says. Whether a layer that is given the entries of a
+    codebook gets the same one for all codes. Whether what a generator makes of noise lies closer together than its mean
+    goes to and fro from step to step, away from an opponent. The dimensions of the outputs over a stack of
     attention layers whose outputs are not added to their inputs.
 
     ## Why it matters
@@ -53,7 +61,8 @@ def representation_collapse(
 
     ## References
     Chen & He 2021, SimSiam, section 4.1. Bowman et al. 2016, section 3.1, and Lucas et al. 2019 (posterior collapse).
-    Goodfellow 2016, GAN tutorial, section 5.1.1. Dong et al. 2021, Attention is not all you need.
+    Goodfellow 2016, GAN tutorial, section 5.1.1. van den Oord et al. 2017, VQ-VAE. Dong et al. 2021, Attention is not
+    all you need.
     """
     table = history.table("activation_signal")
     if len(table) < samples:
@@ -65,6 +74,8 @@ def representation_collapse(
     found = _outputs_alike(history, alike, varied, fall, flat, line, samples)
     if found is None and history.step >= patience:
         found = _code_unused(history, code, fall, samples)
+    if found is None and history.step >= patience:
+        found = _one_entry(history, same, samples) or _wandering(history, restless, together)
     if found is None:
         state = progress(history)
         if state is None or state.gain < learned:
@@ -160,6 +171,119 @@ def _code_unused(history: History, bound: float, fall: float, samples: int) -> E
     return None
 
 
+def _one_entry(history: History, same: float, samples: int) -> Evidence | None:
+    """Vector quantisation where all codes are nearest to one entry: gradients pass from the decoder to the code."""
+    for entries, code, layer in _quantised_codes(history.facts):
+        given, said = (
+            history.series(*key)[1] for key in (("input_signal", layer.name), ("activation_signal", code.name))
+        )
+        size, entry = (history.series(*key)[1] for key in (("input_rms", layer.name), ("activation_rms", entries.name)))
+        if len({len(given), len(said), len(size), len(entry)}) > 1 or len(given) < samples:
+            continue
+        last = slice(-samples, None)
+        if (given[last] > same * said[last]).any() or (np.abs(size[last] / entry[last] - 1) > same).any():
+            continue
+        table = next((p for p in history.facts.parameters if p.layer == entries.name), None)
+        count = table.shape[0] if table is not None else 0
+        return Evidence(
+            message=f"All codes get the same entry of {spoken(entries.name)}, of {count}: what {spoken(code.name)} "
+            f"says varies by {float(said[-1]):.2g} over the batch, what {spoken(layer.name)} is given in its place "
+            f"by {float(given[-1]):.2g}.",
+            layers=(entries.name,),
+            readings=(
+                Reading("spread of the entries over the spread of the codes", float((given / said)[last].max()), same),
+            ),
+            confidence=0.9,
+            remedies=_spread_out(entries.name),
+        )
+    return None
+
+
+@of_facts
+def _quantised_codes(facts: Facts) -> list[tuple[Layer, Layer, Layer]]:
+    """Embeddings that may hold the entries of a codebook, layers that say as wide a code, and what these feed alone."""
+    layers = {layer.name: layer for layer in facts.layers if layer.called}
+    return [
+        (entries, layers[layer.inputs[0]], layer)
+        for entries in layers.values()
+        if entries.kind == "embedding" and not entries.inputs
+        for layer in layers.values()
+        if len(layer.inputs) == 1 and layer.inputs[0] in layers
+        if layers[layer.inputs[0]].kind in WEIGHTED and layers[layer.inputs[0]].units == entries.units
+    ]
+
+
+def _wandering(history: History, restless: float, together: float) -> Evidence | None:
+    """A generator whose points lie in one place, which moves on when its opponent has found it."""
+    for layer in _generators(history):
+        mean, spread, size = (
+            history.series(f"activation_{kind}", layer.name)[1].astype(float) for kind in ("mean", "signal", "rms")
+        )
+        half = len(mean) // 2
+        if half < FEW or len({len(mean), len(spread), len(size)}) > 1:
+            continue
+        mean, spread, size = mean[-half:], spread[-half:], size[-half:]
+        places = np.arange(half)
+        aside = mean - np.polyval(np.polyfit(places, mean, 1), places)
+        way, width = float(np.std(aside)), float(np.median(spread))
+        turns = int(np.count_nonzero(np.diff(aside > 0)))  # a mean that moves along a bow is on its way somewhere
+        near = float(np.median(spread / np.maximum(size, 1e-30))) <= together
+        if turns < TURNS or not way > restless * width or not near:
+            continue
+        return Evidence(
+            message=f"All noise gets nearly the same answer, and not the same for long: over the last {half} samples "
+            f"what {spoken(layer.name)} says spreads over {width:.2g} in a batch, while its mean wanders by {way:.2g}.",
+            layers=(layer.name,),
+            readings=(Reading(f"way of the mean of {layer.name} over its spread", way / max(width, 1e-30), restless),),
+            confidence=0.8,
+            remedies=_apart(history.facts),
+        )
+    return None
+
+
+def _generators(history: History) -> list[Layer]:
+    """The last layers of networks that take standard normal noise and are judged by another network."""
+    facts = history.facts
+    judged = any(node in JUDGES for node in facts.loss.nodes)
+    if not judged and not facts.several_losses:
+        return []
+    groups = {(parameter.layer, parameter.group) for parameter in facts.parameters if parameter.role == "weight"}
+    owner = {layer: group for layer, group in groups if group is not None}
+    called = [layer for layer in facts.layers if layer.called and layer.name in owner]
+    first = {owner[layer.name]: layer for layer in reversed(called)}
+    last = {owner[layer.name]: layer for layer in called}
+    found = []
+    for group, layer in last.items():
+        mean, std = (history.series(f"input_{kind}", first[group].name)[1] for kind in ("mean", "std"))
+        noise = len(mean) and abs(float(np.median(mean))) < NORMAL and abs(float(np.median(std)) - 1) < NORMAL
+        if noise and layer.units > 1 and (judged or layer.name != facts.loss.layer):
+            found.append(layer)
+    return found
+
+
+def _spread_out(entries: str) -> tuple[Remedy, ...]:
+    """What brings the entries of a codebook to where codes are."""
+    return (
+        Remedy(
+            action="Move entries that no code of a batch gets to codes of the batch, every few steps",
+            code=f"codebook = model.get_submodule({entries!r}).weight\n"
+            "with torch.no_grad():  # code: what the encoder says, [samples, units]\n"
+            "    used = torch.cdist(code, codebook).argmin(1).bincount(minlength=len(codebook)) > 0\n"
+            "    some = code[torch.randperm(len(code))[: int((~used).sum())]]\n"
+            "    codebook[(~used).nonzero()[: len(some), 0]] = some",
+            source="Dhariwal et al. 2020, Jukebox, section 3.1 (random restarts)",
+            effect="every entry is the nearest to some code",
+        ),
+        Remedy(
+            action="Or begin with entries as small as the codes are",
+            code=f"codebook = model.get_submodule({entries!r}).weight\n"
+            "nn.init.uniform_(codebook, -1 / len(codebook), 1 / len(codebook))",
+            source="van den Oord et al. 2017, Neural discrete representation learning",
+            effect="no entry is the nearest to all codes",
+        ),
+    )
+
+
 @of_facts
 def _random_codes(facts: Facts) -> list[tuple[Layer, list[Layer]]]:
     """Layers that read a code of mean and spread, and the layers that say these, as one or as two."""
@@ -213,7 +337,7 @@ def _share(history: History, side: str, layer: str) -> NDArray[np.float64]:
 
 def _apart(facts: Facts) -> tuple[Remedy, ...]:
     """What keeps answers apart: an opponent that keeps up, or a loss that asks for it."""
-    if any(node in JUDGES for node in facts.loss.nodes):
+    if any(node in JUDGES for node in facts.loss.nodes) or facts.several_losses:
         rates = [group.learning_rate for group in facts.groups]
         slow = remedies.scale_learning_rate(0.1, rates[0] if len(rates) == 1 else None)
         more = Remedy(
@@ -290,6 +414,60 @@ def _coded(means: list[float]) -> History:
     )
 
 
+_QUANTISED = Facts(
+    layers=(
+        Layer("encoder", "linear", "Linear", "", 64, 8, 8, "", called=True),
+        Layer("entries", "embedding", "Embedding", "", 0, 0, 8, "", called=True),
+        Layer("decoder", "linear", "Linear", "", 8, 64, 64, "", ("encoder",), called=True),
+    ),
+    parameters=(Parameter("entries.weight", "entries", (32, 8), "embedding"),),
+    batch=64,
+)
+
+
+def _quantised(spread: float, size: float) -> History:
+    """``spread`` and ``size`` of what the decoder is given."""
+    names = [layer.name for layer in _QUANTISED.layers]
+    return History.of(
+        _QUANTISED,
+        range(20, 60, 5),
+        activation_signal={name: [0.4] * 8 for name in names},
+        activation_rms={name: [0.7] * 8 for name in names},
+        input_signal={"decoder": [spread] * 8},
+        input_rms={"decoder": [size] * 8},
+    )
+
+
+_JUDGED = Facts(
+    layers=(
+        Layer("0", "linear", "Linear", "", 8, 48, 48, called=True),
+        Layer("2", "linear", "Linear", "", 48, 2, 2, "", ("0",), called=True),
+    ),
+    parameters=tuple(Parameter(f"{name}.weight", name, (48, 48), "weight", group=0) for name in "02"),
+    loss=Loss(nodes=("MeanBackward0", "AddmmBackward0")),
+    batch=64,
+)
+
+
+def _generated(means: NDArray[np.float64], width: float, noise: float = 1.0) -> History:
+    count = len(means)
+    return History.of(
+        _JUDGED,
+        range(5, 5 + 5 * count, 5),
+        activation_mean={"0": [0.0] * count, "2": means.tolist()},
+        activation_signal={"0": [1.0] * count, "2": [width] * count},
+        activation_rms={"0": [1.0] * count, "2": np.hypot(np.abs(means) + 0.2, width).tolist()},
+        input_mean={"0": [0.01] * count},
+        input_std={"0": [noise] * count},
+        input_signal={"0": [noise] * count},
+        input_rms={"0": [noise] * count},
+        effective_rank={"0": [8.0] * count, "2": [1.5] * count},
+    )
+
+
+_TO_AND_FRO = np.sin(np.arange(60) / 2)
+
+
 def _attended(residual: bool, rank: float) -> History:
     layers = tuple(Layer(**{**vars(layer), "residual": residual}) for layer in _ATTENTION)
     ranks = {"embed": [5.0] * 5, **{layer.name: [rank] * 5 for layer in layers}}
@@ -304,6 +482,8 @@ def fires() -> tuple[History, ...]:
         _embedding([0.6, 0.5, 0.4, 0.2, 0.19, 0.18, 0.17], size=10.0, rank=(9.0, 1.1)),
         _coded([0.15, 0.1, 0.06, 0.02, 0.02, 0.01, 0.01, 0.01]),
         _attended(residual=False, rank=1.3),
+        _quantised(0.0, 0.7),
+        _generated(_TO_AND_FRO, 0.1),
     )
 
 
@@ -324,6 +504,12 @@ def quiet() -> tuple[History, ...]:
         _coded([0.15, 0.02, 0.02, 0.02]),  # too early
         _coded([0.05, 0.03, 0.03, 0.03, 0.03, 0.03]),  # small from the start
         _attended(residual=True, rank=1.3),
+        _generated(_TO_AND_FRO, 1.0),  # points all around
+        _generated(_TO_AND_FRO[:24], 0.1),  # too early
+        _generated(_TO_AND_FRO, 0.1, noise=0.5),  # a policy that is given states
+        _generated(np.linspace(0, 2, 60) ** 2, 0.1),  # on its way to data that lie far off
+        _quantised(0.1, 0.7),  # a few entries
+        _quantised(0.0, 0.4),  # the decoder is given something else
         _attended(residual=False, rank=4.0),
         History(),
     )

@@ -24,13 +24,15 @@ def weight_growth(
     faster: float = 2.0,  # growth of the last half of the run over that of the first, unless the loss falls below zero
     patience: int = 10,  # samples in the last half of the run
     shortest: int = 50,  # steps
+    rewarded: float = 1.5,  # times its first: a penalty of the wrong sign is no noise where it grows
 ) -> Iterator[Evidence | Skipped]:
     """Every step makes the weights larger, and none of it is taken back.
 
     ## What it looks at
     Over the last half of the run: how much the rms of each weight grew, against the sum of its updates. It speaks where
     the weights are three times as large as at the start, nearly all of every step goes outward, and they grow faster
-    and faster, or buy a negative loss that still falls.
+    and faster, or buy a negative loss that still falls; or at once where a part of the loss that is made of nothing but
+    the sizes of parameters is negative and grows.
 
     ## Why it matters
     A loss without a lower bound (a critic without constraint, a penalty with the wrong sign, a reward that scale can
@@ -44,6 +46,10 @@ def weight_growth(
     Arjovsky et al. 2017, Wasserstein GAN, section 3 (weights must be bounded). Merrill et al. 2021, Effects of
     parameter norm growth during transformer training.
     """
+    penalties = history.series("penalty")[1]
+    if len(penalties) >= patience and penalties[-1] < rewarded * penalties[0] < 0:
+        yield _rewarded(history, float(penalties[0]), float(penalties[-1]))
+        return
     table, updates = history.table("weight_rms"), history.table("update_rms")
     half = int(np.searchsorted(table.steps, history.step / 2)) if len(table) else 0
     if len(table) - half < patience or history.step < shortest or len(updates) != len(table):
@@ -89,6 +95,25 @@ def weight_growth(
     )
 
 
+def _rewarded(history: History, first: float, now: float) -> Evidence:
+    """A penalty that is subtracted."""
+    return Evidence(
+        message=f"A part of the loss is made of the sizes of parameters alone and is negative, {first:.3g} at first "
+        f"and {now:.3g} now: the loss falls the larger the weights become.",
+        readings=(Reading("part of the loss that parameters alone make", now, 0.0, "loss", (1, history.step)),),
+        confidence=0.95,
+        remedies=(
+            Remedy(
+                "Add the penalty on the weights, do not subtract it",
+                "loss = task_loss + abs(factor) * penalty",
+                "Goodfellow et al. 2016, Deep Learning, section 7.1",
+                "the weights stay as small as the data let them",
+            ),
+            *map(remedies.from_the_start, (_bound(history.facts, history),)),
+        ),
+    )
+
+
 def _bound(facts: Facts, history: History) -> Remedy:
     """Keep the norm of every weight at what it was at the start."""
     first = history.first("weight_rms")
@@ -128,9 +153,13 @@ def _history(count: int, power: float, outward: float) -> History:
     )
 
 
+def _penalised(first: float, last: float) -> History:
+    return History.of(Facts(), penalty=list(np.linspace(first, last, 12)), loss=[2.0] * 12)
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
-    return (_history(100, 2.0, 0.95),)
+    return _history(100, 2.0, 0.95), _penalised(-1.0, -3.0)
 
 
 def quiet() -> tuple[History, ...]:
@@ -140,5 +169,7 @@ def quiet() -> tuple[History, ...]:
         _history(100, 0.5, 0.9),  # slows down
         _history(100, 1.0, 0.9),  # targets of large scale draw it
         _history(100, 2.0, 0.4),  # grows, but goes to and fro
+        _penalised(1.0, 3.0),
+        _penalised(-1.0, -1.2),  # hardly feels it
         _history(30, 2.0, 0.95),  # too early
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netdoctor import wiring
-from netdoctor.facts import Facts, Layer
+from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.rules.base import rule
@@ -24,12 +24,12 @@ def wrong_mode(
     identity: float = 0.01,  # of the input's spread: a batch norm that has gathered nothing changes less than this
     least: float = 0.05,  # probability of dropout that makes a difference
 ) -> Iterator[Evidence | Skipped]:
-    """The whole model trains in evaluation mode, or is validated in training mode.
+    """The whole model trains in evaluation mode, or is validated in training mode, or a function takes no mode.
 
     ## What it looks at
     The mode of the model at each sampled step, where it has dropout or batch norms, and that of these layers at the
-    first batch of each validation pass. Evaluation mode from the first step on counts where the batch norms have
-    gathered nothing yet: they pass on what they get.
+    first batch of each validation pass, and whether functions as F.dropout drop there in evaluation mode. Evaluation
+    mode from the first step on counts where the batch norms have gathered nothing yet: they pass on what they get.
 
     ## Why it matters
     In evaluation mode dropout is off and batch norms use what they have gathered: nothing, or what is out of date. In
@@ -37,11 +37,12 @@ def wrong_mode(
 
     ## When it is wrong
     Fine-tuning in evaluation mode keeps the statistics of a trained model: not reported, as is a part of the layers.
-    Monte Carlo dropout validates in training mode on purpose.
+    Monte Carlo dropout validates in training mode on purpose, or drops in evaluation mode.
 
     ## References
     PyTorch documentation, autograd mechanics, "Evaluation mode". TheDeepChecker; TrainCheck, case SO-41.
     """
+    yield from _functions(history, apart, late, least)
     modes = history.series("model_evaluation_mode")
     if len(modes[1]) < samples:
         yield Skipped(f"fewer than {samples} samples")
@@ -108,12 +109,46 @@ def _gathered_nothing(history: History, norms: list[str], identity: float) -> bo
     return True
 
 
+def _functions(history: History, apart: int, late: int, least: float) -> Iterator[Evidence]:
+    """Functions that drop where the module that calls them is in evaluation mode."""
+    steps, rates = history.series("val_dropping")
+    if not len(rates) or rates[-1] < least or not _spaced(steps[rates >= least], apart, late):
+        return
+    function, module = history.facts.dropping
+    option = "dropout_p" if function.startswith("scaled") else "p"
+    where = spoken(module)
+    if option == "p":
+        code = f"x = F.{function}(x, p={rates[-1]:.2g}, training=self.training)"
+    else:
+        code = f"F.{function}(q, k, v, dropout_p={rates[-1]:.2g} if self.training else 0.0)"
+    yield Evidence(
+        message=f"F.{function} drops {rates[-1]:.0%} in validation, though {where} is in evaluation mode: the function "
+        f"does not know of the mode unless it is told.",
+        layers=tuple(layer.name for layer in history.facts.layers if module and layer.name == module),
+        readings=(Reading("probability of dropout in evaluation mode", float(rates[-1]), 0.0),),
+        confidence=0.9,
+        remedies=(
+            Remedy(
+                f"Let F.{function} follow the mode of its module",
+                code,
+                f"PyTorch documentation, torch.nn.functional.{function}",
+                "the whole network answers in evaluation",
+            ),
+        ),
+    )
+
+
+def _spaced(steps: NDArray[np.int64], apart: int, late: int) -> bool:
+    """Whether passes are a validation's, not those of a log or a teacher that runs at every step."""
+    if not len(steps):
+        return False
+    return bool(steps[0] >= late if len(steps) == 1 else np.median(np.diff(steps)) >= apart)
+
+
 def _validation(history: History, layers: list[Layer], apart: int, late: int) -> Iterator[Evidence]:
     steps, shares = history.series("val_training_share")
     wrong = steps[shares == 1]
-    if not len(wrong) or shares[-1] < 1:
-        return
-    if (wrong[0] < late) if len(wrong) == 1 else np.median(np.diff(wrong)) < apart:
+    if not len(wrong) or shares[-1] < 1 or not _spaced(wrong, apart, late):
         return
     what = {
         "batch norms use and gather the statistics of the validation data": any(map(wiring.is_batch_norm, layers)),
@@ -153,12 +188,21 @@ def _history(modes: list[float], share: tuple[float, ...] = (), std_after: float
     return history
 
 
+def _function(rates: list[float], apart: int = 20) -> History:
+    history = _history([0.0] * 8)
+    history.facts = history.facts.with_changes(dropping=("dropout", "1"))
+    for place, value in enumerate(rates):
+        history.record(apart * (place + 1), "val_dropping", [value])
+    return history
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _history([0.0] * 10 + [1.0] * 8),
         _history([1.0] * 8),
         _history([0.0] * 8, (1.0, 1.0, 1.0)),
+        _function([0.5, 0.5]),
     )
 
 
@@ -167,6 +211,8 @@ def quiet() -> tuple[History, ...]:
     return (
         _history([0.0] * 20, (0.0, 0.0)),  # healthy
         _history([1.0] * 20, std_after=0.3),  # fine-tuning with the statistics of a trained model
+        _function([0.5, 0.0]),  # mended
+        _function([0.5] * 4, apart=1),  # a teacher's passes
         _history([1.0] * 20, kind="dropout"),  # fine-tuning without dropout
         _history([0.0] * 10 + [1.0] * 2),  # too early
     )

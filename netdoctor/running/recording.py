@@ -124,6 +124,9 @@ class Recording:
     def after_backward(self) -> None:
         """Tells nothing more."""
 
+    def dropping(self, *args: Any) -> None:
+        """Nothing to do."""
+
     def evaluated(self, batch: losses.Evaluated) -> None:
         """Validation is not repeated."""
 

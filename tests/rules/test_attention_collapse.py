@@ -121,3 +121,48 @@ def test_queries_and_keys_that_run_away_are_logit_growth():
     found[-1].remedies[0].apply(model, optimizer)
     assert optimizer.param_groups[0]["lr"] < 0.1
     assert optimizer.param_groups[1]["lr"] == before
+
+
+class Pooled(nn.Module):
+    """Says which of six words stands among noise; one query, or a layer, gives a score to each place."""
+
+    def __init__(self, layer: bool, temperature: float) -> None:
+        super().__init__()
+        self.frames = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 24))
+        if layer:
+            self.score = nn.Linear(24, 1)
+        else:
+            self.query = nn.Parameter(torch.randn(24))
+        self.head = nn.Linear(24, 6)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.frames(x)
+        scores = self.score(frames)[..., 0] if hasattr(self, "score") else frames @ self.query
+        out: Tensor = self.head(((scores / self.temperature).softmax(1)[..., None] * frames).sum(1))
+        return out
+
+
+@pytest.mark.parametrize("layer", [True, False])
+@pytest.mark.parametrize(("temperature", "sick"), [(0.002, True), (1.0, False)])
+def test_pooling(layer: bool, temperature: float, sick: bool) -> None:
+    words, model = 2 * torch.randn(6, 16), Pooled(layer, temperature)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    with netdoctor.watch(model, reporters=[], rules=[logit_growth, attention_collapse], every=2) as monitor:
+        for step in range(40):
+            y, x = torch.randint(6, (64,)), torch.randn(64, 20, 16)
+            x[torch.arange(64), torch.randint(20, (64,))] += words[y]
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if step == 3:
+                found = monitor.diagnose().findings
+        later = monitor.diagnose().findings
+    assert bool(found) == sick
+    assert all(finding.layers == ("score" if layer else "",) for finding in found)
+    assert sick or not later
+    for finding in found:
+        before = model.state_dict()["head.weight"].clone()
+        finding.remedies[0].apply(model)
+        assert torch.equal(model.state_dict()["head.weight"], before)
+        assert ((model.score.weight if layer else model.query).abs() < 0.5).all()

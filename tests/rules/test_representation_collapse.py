@@ -173,3 +173,55 @@ def test_angles_between_views_with_a_gradient_into_both_leave_a_line(stopped: bo
 
     found = findings(nn.Sequential(body, predictor) if stopped else body, angle, 120)
     assert bool(found) != stopped
+
+
+class Quantised(nn.Module):
+    """A code is replaced by the nearest entry of a codebook."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.encoder, self.entries = encoder(12), nn.Embedding(64, 12)
+        self.decoder = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 64))
+        nn.init.normal_(self.entries.weight, std=size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(x)
+        entry: Tensor = self.entries(torch.cdist(code, self.entries.weight).argmin(1))
+        apart = F.mse_loss(entry, code.detach()) + 0.25 * F.mse_loss(code, entry.detach())
+        decoded: Tensor = self.decoder(code + (entry - code).detach())
+        return decoded, apart
+
+
+@pytest.mark.parametrize(("size", "sick"), [(3.0, True), (0.3, False)])
+def test_a_codebook_of_which_one_entry_is_used(size: float, sick: bool):
+    model = Quantised(size)
+
+    def loss(x: Tensor, step: int) -> Tensor:
+        again, apart = model(x)
+        total: Tensor = F.mse_loss(again, x) + apart
+        return total
+
+    found = findings(model, loss, 100)
+    assert bool(found) == sick
+    assert all(finding.layers == ("entries",) for finding in found)
+
+
+@pytest.mark.parametrize(("rate", "sick"), [(3e-2, True), (1e-3, False)])
+def test_a_generator_whose_points_wander_together(rate: float, sick: bool):
+    generator = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2))
+    critic = nn.Sequential(nn.Linear(2, 32), nn.SiLU(), nn.Linear(32, 1))
+    model = nn.ModuleDict({"generator": generator, "critic": critic})
+    first = torch.optim.Adam(generator.parameters(), rate, betas=(0.5, 0.999))
+    second = torch.optim.Adam(critic.parameters(), 2e-3, betas=(0.5, 0.999))
+    with netdoctor.watch(model, reporters=[], rules=[representation_collapse], every=4) as monitor:
+        for _ in range(240):
+            real, fake = torch.randn(64, 2).sign() + 0.1 * torch.randn(64, 2), generator(torch.randn(64, 6))
+            second.zero_grad()
+            (F.softplus(-critic(real)).mean() + F.softplus(critic(fake.detach())).mean()).backward()
+            second.step()
+            first.zero_grad()
+            F.softplus(-critic(fake)).mean().backward()
+            first.step()
+        found = monitor.diagnose().findings
+    assert bool(found) == sick
+    assert all(finding.layers == ("generator.2",) and "wanders" in finding.message for finding in found)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from netdoctor.findings import Severity
 from netdoctor.rules.wrong_mode import wrong_mode as rule
@@ -67,6 +67,68 @@ def test_validation_in_training_mode(make: Callable[[], nn.Sequential]) -> None:
     (finding,) = rounds(rule, model, rows(16, 6), steps=45, after=validate(model, 10, evaluate=False))
     assert "4 of 4 validation passes" in finding.message
     assert finding.layers == ("1",)
+
+
+class Functional(nn.Module):
+    """Drops by functions."""
+
+    def __init__(self, drop: Callable[[Tensor, bool], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.drop, self.inside = drop, nn.Sequential(nn.Linear(6, 16), nn.ReLU())
+        self.inside.register_forward_hook(lambda module, args, output: drop(output, module.training))
+        self.last = nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.inside(x))
+        return out
+
+
+def attend(x: Tensor, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(x[None], x[None], x[None], dropout_p=dropout)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "drop"),
+    [
+        ("dropout", lambda x, mode: F.dropout(x, 0.3)),
+        ("alpha_dropout", lambda x, mode: F.alpha_dropout(x, 0.3, True)),
+        ("scaled_dot_product_attention", lambda x, mode: attend(x, 0.3)),
+    ],
+)
+def test_functions_that_drop_in_evaluation(name: str, drop: Callable[[Tensor, bool], Tensor]) -> None:
+    after = validate(model := Functional(drop), 10, evaluate=True)
+    (finding,) = rounds(rule, model, rows(16, 6), steps=45, after=after)
+    assert f"F.{name} drops 30%" in finding.message
+    assert "though inside is in evaluation mode" in finding.message
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [
+        lambda x, mode: F.dropout(x, 0.3, mode),
+        lambda x, mode: F.alpha_dropout(x, 0.3),
+        lambda x, mode: attend(x, 0.3 if mode else 0.0),
+        lambda x, mode: F.dropout(x, 0.001),
+    ],
+)
+def test_functions_that_are_told(drop: Callable[[Tensor, bool], Tensor]) -> None:
+    after = validate(model := Functional(drop), 10, evaluate=True)
+    assert not rounds(rule, model, rows(16, 6), steps=45, after=after)
+
+
+def test_other_models_that_drop() -> None:
+    other, model = Functional(lambda x, mode: F.dropout(x, 0.3)), network()
+
+    def after(step: int) -> None:
+        if step % 10 == 0:
+            model.eval()
+            with torch.no_grad():
+                other(HELD_OUT[0])
+                F.mse_loss(model(HELD_OUT[0]), HELD_OUT[1])
+            model.train()
+
+    assert not rounds(rule, model, rows(16, 6), steps=45, after=after)
 
 
 def pretrained() -> nn.Sequential:

@@ -164,7 +164,7 @@ def vae_that_ignores_its_code(fault: bool) -> Program:
     steps=150,
     by=75,
     bound=0.9,
-    miss="the points lie along a line that wanders, and their spread stays",
+    miss="the points wander together, which more samples show than the budget has by then",
 )
 def generator_of_one_point(fault: bool) -> Program:
     """Mode collapse: ten steps of the generator for one of its critic, and all noise gets the same answer."""

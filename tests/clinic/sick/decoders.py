@@ -198,7 +198,7 @@ def code_detached_before_the_decoder(fault: bool) -> Program:
     steps=400,
     by=300,
     bound=0.45,
-    miss="missed when it was first measured; why is not known yet",
+    miss="told where some thirty samples were afforded by then; on a loaded machine they are fewer",
 )
 def generator_at_a_rate_of_three_hundredths(fault: bool) -> Program:
     """Mode collapse: the generator runs ahead, and all of its points lie in one place that moves about."""

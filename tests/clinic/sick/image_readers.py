@@ -150,7 +150,6 @@ def accuracy_measured_and_eval_left_on(fault: bool) -> Program:
     steps=200,
     by=120,
     bound=0.2,
-    miss="a penalty that the program adds to its loss is not told from the loss yet",
 )
 def squares_of_all_weights_added_by_hand(fault: bool) -> Program:
     """The penalty is a sum over all weights, and nobody looked at how large it is beside the loss."""

@@ -226,7 +226,6 @@ def decoder_tied_to_wide_embeddings(fault: bool) -> Program:
     steps=240,
     by=120,
     bound=0.35,
-    miss="a function that drops leaves no trace in evaluation, and both losses suffer alike",
 )
 def dropout_as_a_function(fault: bool) -> Program:
     """F.dropout drops in evaluation too unless it is told not to."""

@@ -157,7 +157,6 @@ def validated_with_dropout_on(fault: bool) -> Program:
     steps=120,
     by=60,
     bound=0.1,
-    miss="the scores of a pooling are no products of queries and keys, and are not seen as attention",
 )
 def pooling_sharpened_a_hundred_times(fault: bool) -> Program:
     """The word is said in one frame of many; a temperature of 0.01 picks one before it is known which."""

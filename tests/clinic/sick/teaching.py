@@ -186,7 +186,6 @@ def copies_stacked_and_labels_interleaved(fault: bool) -> Program:
     steps=250,
     by=100,
     bound=0.35,
-    miss="missed when it was first measured; why is not known yet",
 )
 def codebook_far_from_the_codes(fault: bool) -> Program:
     """Entries drawn from N(0, 1), as ``nn.Embedding`` does: the shortest is the nearest to every small code.
