@@ -32,6 +32,7 @@ from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.planes import PLANES
 from netdoctor.probes.readings import Readings, Sample
+from netdoctor.probes.repeats import Repeats
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.sharding import splits
@@ -100,6 +101,7 @@ class Recorder:
         self._thorough = False  # whether this sample is one
         self._pacing = Pacing()
         self._leftovers = Leftovers()
+        self._repeats = Repeats()
         self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
         self._solo = 0  # id of the optimizer whose steps are rested over
         self._closures = False  # whether an optimizer calls a closure
@@ -382,9 +384,19 @@ class Recorder:
         if self._thorough:
             for name, count in entries.reached(self._model(), self.history.facts, holding.names).items():
                 self._scalars.keep(self.step, "gradient_nonzero", count, name)
+        self._recognise()
         left = self._leftovers.take(id(holding.optimizer()))
         if left is not None:
             self._scalars.keep(self.step, "leftover_gradient", left, str(min(holding.names.values())))
+
+    def _recognise(self) -> None:
+        """Know samples again that were seen before."""
+        found, self._activations.fingerprints = self._activations.fingerprints, None
+        if found is not None:
+            self._repeats.add(self.step, found, self._activations.samples * self._together.replicas)
+            steps = self._repeats.steps_of_a_pass(self.step)
+            if steps is not None:
+                self._scalars.keep(self.step, "pass_steps", steps)
 
     def _holding(self, optimizer: Optimizer) -> optimizers.Holding:
         if self._holdings.strange(optimizer, self._names):

@@ -128,6 +128,7 @@ MEASURED = (
     Statistic("running_std", "x", "layer", "standard deviation that it has gathered, all units together"),
     Statistic("model_input_mean", "x", "run", "mean of the model's input in training"),
     Statistic("model_input_std", "x", "run", "standard deviation of the model's input in training"),
+    Statistic("pass_steps", "", "run", "steps that one pass over the training data takes, once samples came again"),
     Statistic("residual_agreement", "", "run", "correlation of the errors of nearest neighbours in the batch"),
     Statistic("weight_rms", "w", "parameter", "root mean square of the parameter before the step"),
     Statistic("weight_std", "w", "parameter", "standard deviation of the parameter before the step"),

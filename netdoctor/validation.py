@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from netdoctor import wiring
@@ -9,6 +11,7 @@ from netdoctor.facts import spoken
 from netdoctor.findings import Reading
 from netdoctor.history import History
 
+FEWEST = 3  # losses in half a pass
 Cause = tuple[str, tuple[str, ...], tuple[Reading, ...]]  # what differs, in which layers, with which numbers
 
 
@@ -25,6 +28,30 @@ def gains(history: History, reference: float, window: int) -> list[tuple[int, fl
         if constant is not None and constant > 0 and len(before) >= window // 2 and reference > 0:
             found.append((step, 1 - float(before.mean()) / reference, 1 - value / constant))
     return found
+
+
+def pass_steps(history: History) -> float | None:
+    """Steps that one pass over the training data takes, where samples were known again."""
+    known = history.series("pass_steps")[1]
+    return float(known[-1]) if len(known) else None
+
+
+def unseen_gain(history: History, reference: float, pass_steps: float) -> tuple[float, float] | None:
+    """What training gained over a constant prediction and cannot have by heart, and its standard error.
+
+    That is what it gained in the last half of the first pass, where all samples are new, and by how much more in the
+    last half of the second one than in the first: there, each was seen once before. None where the losses that are
+    kept do not tell of it.
+    """
+    when, losses = history.series("loss")
+    places = [int(np.searchsorted(when, share * pass_steps, side="right")) for share in (0.5, 1.0, 1.5, 2.0)]
+    parts = [losses[start:end].astype(float) / reference for start, end in itertools.pairwise(places)]
+    if min(map(len, parts)) < FEWEST or reference <= 0:
+        return None
+    new, before, after = (float(part.mean()) for part in parts)
+    spread = [float(part.var(ddof=1)) / len(part) for part in parts]
+    further = max(before - after, 0.0)
+    return 1 - new + further, (spread[0] + (spread[1] + spread[2] if further else 0.0)) ** 0.5
 
 
 def input_shift(history: History, moved: float, scaled: float) -> Cause | None:

@@ -231,6 +231,7 @@ def test_every_statistic_is_what_its_definition_says(name, clip, every):
         "gate_spread",
         "model_input_mean",
         "model_input_std",
+        "pass_steps",
         "residual_agreement",
         "rootless_loss",
         "penalty",

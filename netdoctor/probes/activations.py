@@ -20,7 +20,7 @@ from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import WEIGHTED, Layer
-from netdoctor.probes import memory
+from netdoctor.probes import memory, repeats
 from netdoctor.probes.anatomy import unit_axis
 from netdoctor.probes.blocks import Block
 from netdoctor.probes.comparisons import ELEMENTS
@@ -64,6 +64,8 @@ class ActivationProbe:
         layers: Their facts; a layer's place is its slot.
         forms: In order of execution, of each layer's output at its first call.
         given: The input of the root's last pass, in sampled steps or without gradients, until it was looked at.
+        fingerprints: Of the samples in the root's first pass with gradients, in sampled steps.
+        samples: In all such passes of a sampled step.
         ungraded: Names of the layers that ran without gradients inside a pass of the root with gradients.
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
         last: Autograd node of each weight layer's output likewise, in steps where predictions are read.
@@ -89,6 +91,8 @@ class ActivationProbe:
         self.spent = 0.0
         self.forms: dict[str, Form] = {}
         self.given: Tensor | None = None
+        self.fingerprints: Tensor | None = None
+        self.samples = 0
         self.ungraded: set[str] = set()
         self._without: list[str] = []  # layers that ran without gradients since the root's last pass
         self.nodes: dict[Node, str] = {}
@@ -174,7 +178,8 @@ class ActivationProbe:
             wanted = not self._resting or place == len(self.layers)
             module = reference() if wanted and self._handles[place] is None else None
             if module is not None and not is_scripted(module):
-                self._handles[place] = module.register_forward_hook(self._hooks[place])
+                whole = place == len(self.layers)
+                self._handles[place] = module.register_forward_hook(self._hooks[place], with_kwargs=whole)
                 hooked = True
         root = self._modules[-1]() if hooked else None
         if root is not None:
@@ -222,7 +227,7 @@ class ActivationProbe:
         finally:
             set_gradients(True)
 
-    def passed(self, gradients: bool, args: tuple[Any, ...] = ()) -> None:
+    def passed(self, gradients: bool, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> None:
         """The root has run, with gradients or without."""
         self.passes += 1
         self.thread = get_ident()
@@ -234,11 +239,25 @@ class ActivationProbe:
         if self.on:
             parallel = enclosing()
             self.parallel = None if parallel is None else weakref.ref(parallel)
+            if gradients and self.on:
+                self._recognise((*args, *(kwargs or {}).values()))
         if self.on or not gradients:
             self.given = args[0].detach() if args and isinstance(args[0], Tensor) else None
             if gradients:
                 self.ungraded.update(self._without)
             self._without.clear()
+
+    def _recognise(self, given: tuple[Any, ...]) -> None:
+        """Note what is needed to know the samples of a pass again: of the step's first one, which ones they are."""
+        try:
+            if tracing() is None and transforming() is None:
+                start = perf_counter()
+                self.samples += repeats.batch_size(given)
+                if self.fingerprints is None:
+                    self.fingerprints = repeats.fingerprints(given)
+                self.spent += perf_counter() - start
+        except Exception as error:  # noqa: BLE001
+            self._fail("samples", error)
 
     def _let_go(self, nodes: list[Node]) -> None:
         for node in nodes:
@@ -429,7 +448,8 @@ class ActivationProbe:
         self._evaluating[:] = np.nan
         self._seen.clear()
         self._without.clear()
-        self.given = None
+        self.given = self.fingerprints = None
+        self.samples = 0
         self._series.clear()
         self.nodes.clear()
         self.last.clear()

@@ -62,13 +62,13 @@ class PassHook(_Hook):
         self.marked = marked
 
     @uncompiled
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         probe = self.probe
         if torch.compiler.is_dynamo_compiling():
             if probe is not None and self.marked is not None:
                 compiled.trace_pass(self.marked, probe)
         elif probe is not None and "_is_replica" not in module.__dict__:  # DataParallel's, on threads of their own
-            probe.passed(torch.is_grad_enabled(), args)
+            probe.passed(torch.is_grad_enabled(), args, kwargs)
             if probe.on:
                 probe.answered(output)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from netdoctor import validation
 from netdoctor.facts import Facts, Group, Layer, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -53,7 +54,20 @@ def overfitting(
         return
     evidence = _rising(history, run, patience, worse, sigmas) or _by_heart(history, run, patience, gap, heart, wide)
     if evidence is not None and (run.constant is None or run.recent < run.constant):
-        yield evidence
+        yield _with_passes(history, evidence, run.steps)
+
+
+def _with_passes(history: History, evidence: Evidence, steps: int) -> Evidence:
+    """With how often each sample has been seen, where that is known."""
+    one_pass = validation.pass_steps(history)
+    if one_pass is None:
+        return evidence
+    seen = steps / one_pass
+    return replace(
+        evidence,
+        message=f"{evidence.message[:-1]}; training has seen each sample about {seen:.0f} times.",
+        readings=(*evidence.readings, Reading("passes over the training data", seen, None, "", (1, steps))),
+    )
 
 
 def _rising(history: History, run: Progress, patience: int, worse: float, sigmas: float) -> Evidence | None:

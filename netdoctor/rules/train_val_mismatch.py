@@ -25,8 +25,10 @@ def train_val_mismatch(
     scaled: float = 2.0,  # factor between their standard deviations; augmentation reaches 1.3
     stale: float = 0.5,  # standard deviations, or logarithm of a factor, between what a batch norm holds and gets
     far: float = 0.2,  # gap at the first pass that makes half of ``stale`` enough
-    passes: int = 3,  # that show a gap without a cause
+    passes: int = 3,  # that show a gap without a cause; one less where the first pass over the data told of it
     beyond: float = 2.0,  # × training's gain, that validation lost at first; guesses of the same width lose it once
+    soon: float = 2.5,  # passes over the data, by which validation must have come first, where these are known
+    sigmas: float = 4.0,  # standard errors that what was gained on new samples must reach
     window: int = 20,  # losses before a pass that tell how training does
 ) -> Iterator[Evidence | Skipped]:
     """From the first passes on the validation loss is far above the training loss.
@@ -35,8 +37,10 @@ def train_val_mismatch(
     What training and validation each gained over the best constant prediction for their own targets, at the first
     validation pass after training has learned something and at the last one. The causes that can be seen: mean and
     standard deviation of the model's input in training and in validation, and what batch norms hold for evaluation
-    against what they get in training. Where no cause is seen: validation that is worse than a constant in the first
-    pass, and stays so; or so much worse that no learning by heart explains it.
+    against what they get in training. Where no cause is seen: validation that never is better than a constant, though
+    training gained a lot on samples that it had not seen before, in its first pass over the data and within the second
+    one. Where samples do not come again, or nobody knows whether they do: validation that is worse than a constant in
+    the first pass, and stays so; or so much worse that no learning by heart explains it.
 
     ## Why it matters
     In the first epoch every batch is new: the training loss is then what unseen data cost too. A validation loss far
@@ -45,9 +49,12 @@ def train_val_mismatch(
     ## When it is wrong
     A validation set from another distribution is the task, not a fault. A first pass after many epochs on few samples
     may be overfitting; a validation loss that starts high without a visible cause and goes on rising is left to that.
+    Few variants that augmentation makes of each sample pass for samples of their own.
 
     ## References
-    Ioffe & Szegedy 2015, section 3.1. Breck et al. 2019, Data validation for machine learning (training-serving skew).
+    Ioffe & Szegedy 2015, section 3.1. Zhang et al. 2017, Understanding deep learning requires rethinking
+    generalization (labels of noise take many passes). Breck et al. 2019, Data validation for machine learning
+    (training-serving skew).
     """
     steps, values = history.series("val_loss")
     reference = history.series("constant_loss")[1]
@@ -68,7 +75,16 @@ def train_val_mismatch(
         return
     early = train_first - val_first  # before anything can have been learned by heart
     lag = validation.stale_norms(history, stale / 2 if early > far else stale) if early > behind / 2 else None
-    if not (shift or lag):
+    new = None
+    one_pass = validation.pass_steps(history)
+    if not (shift or lag) and one_pass is not None:
+        vals = [(step, val) for step, _, val in gains if step >= one_pass]
+        new = validation.unseen_gain(history, float(reference[-1]), one_pass)
+        if new is None or new[0] < max(learned, sigmas * new[1]) or max(val for _, val in vals) > worse:
+            return
+        if len(vals) < passes - 1 or vals[0][0] > soon * one_pass:
+            return
+    elif not (shift or lag):
         unlearned = early > behind / 2 and max(val_first, val_last) <= worse
         lost = val_first < -beyond * train_first  # of squares, 1 + r² is what guesses of r² times the variance cost
         if len(counted) < passes or not unlearned or (val_last < val_first - behind and not lost):
@@ -77,16 +93,21 @@ def train_val_mismatch(
     causes = [cause[0] for cause in (shift, lag) if cause]
     if not causes:
         causes = ["the validation data, their preprocessing or the mode of the model differ"]
+    began, gain = f"At the first validation pass, step {first}, training had gained", train_first
+    if new is not None:
+        began = f"On samples it could not know by heart, in two passes of {one_pass:.0f} steps, training gained"
+        gain = new[0]
     yield Evidence(
-        message=f"At the first validation pass, step {first}, training had gained {train_first:.0%} over a constant "
-        f"prediction and validation {val_first:.0%}; now {train_last:.0%} and {val_last:.0%}: {'; '.join(causes)}.",
+        message=f"{began} {gain:.0%} over a constant prediction and validation {val_first:.0%}; now {train_last:.0%} "
+        f"and {val_last:.0%}: {'; '.join(causes)}.",
         layers=lag[1] if lag else (),
         readings=(
             Reading("gain of validation over a constant", val_last, train_last - behind, "", (first, last)),
             Reading("validation loss", float(values[at]), None, "loss", (last, last)),
+            *((Reading("gain on new samples", new[0], learned, "", (1, round(2 * (one_pass or 0)))),) if new else ()),
             *(reading for cause in (shift, lag) if cause for reading in cause[2]),
         ),
-        confidence=0.95 if shift or lag else 0.7,
+        confidence=0.95 if shift or lag else 0.85 if new else 0.7,
         remedies=(*((_preprocess(),) if shift else ()), *((_refresh(),) if lag else ()), _train_on_validation()),
     )
 
@@ -122,15 +143,18 @@ def _train_on_validation() -> Remedy:
     )
 
 
-def _history(val: list[float], shift: float = 0.0, loss: float = 0.4, running: float = 1.0) -> History:
+def _history(
+    val: list[float], shift: float = 0.0, loss: float | list[float] = 0.4, running: float = 1.0, one_pass: float = 0.0
+) -> History:
     layers = (Layer("1", "norm", "BatchNorm2d", called=True),)
     count = 20 * len(val)
     history = History.of(
         Facts(layers=layers, loss=Loss("cross-entropy")),
-        loss=[loss] * count,
+        loss=loss if isinstance(loss, list) else [loss] * count,
         constant_loss=[2.3] * count,
         model_input_mean=[0.0] * count,
         model_input_std=[1.0] * count,
+        pass_steps=[one_pass] * count if one_pass else [],
         input_mean={"1": [0.0] * count},
         input_std={"1": [1.0] * count},
         running_mean={"1": [0.0] * count},
@@ -144,6 +168,10 @@ def _history(val: list[float], shift: float = 0.0, loss: float = 0.4, running: f
     return history
 
 
+_LEARNING = [2.3 * (0.97**step + 0.01 * (-1) ** step) for step in range(80)]
+_BY_HEART = [2.3 * (0.75 ** (step // 20) + 0.01 * (-1) ** step) for step in range(80)]
+
+
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
@@ -151,6 +179,7 @@ def fires() -> tuple[History, ...]:
         _history([1.5, 1.4], running=3.0),
         _history([3.0, 3.1, 3.05]),
         _history([7.0, 9.0, 8.5]),  # worse and worse, and at first already far beyond what guessing costs
+        _history([2.4, 3.5, 4.5, 5.0], loss=_LEARNING, one_pass=20),  # worse and worse, as it is in the first pass
     )
 
 
@@ -162,4 +191,8 @@ def quiet() -> tuple[History, ...]:
         _history([0.45, 0.42], shift=3.0),  # another input, and no harm
         _history([0.7, 1.5, 2.5]),  # overfitting
         _history([2.5], loss=2.2),  # too early
+        _history([2.4, 3.5, 4.5, 9.0], loss=_LEARNING, one_pass=5),  # labels of noise, after four passes
+        _history([7.0, 9.0, 8.5], one_pass=7),  # by heart before anyone validated
+        _history([2.4, 3.5, 4.5, 9.0], loss=_BY_HEART, one_pass=20),  # it gains from pass to pass, not within
+        _history([2.4, 1.5, 1.0, 0.8], loss=_LEARNING, one_pass=20),  # healthy, of one class at first
     )

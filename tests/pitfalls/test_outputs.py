@@ -202,8 +202,9 @@ def test_hooks_return_nothing() -> None:
     with silent(model := mlp(), every=1):
         out = model(torch.randn(8, 12))
         for module in model.modules():
-            for hook in module._forward_hooks.values():
-                assert hook(module, (), out) is None
+            for key, hook in module._forward_hooks.items():
+                keywords: tuple[dict[str, object], ...] = ({},) if key in module._forward_hooks_with_kwargs else ()
+                assert hook(module, (), *keywords, out) is None
         model(torch.randn(8, 12)).sum().backward()
 
 

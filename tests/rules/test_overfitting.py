@@ -16,6 +16,8 @@ def test_is_found_with_its_best_step_and_remedies() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     findings, _ = train(rule, model, optimizer, 240, small, 20, validation)
     assert findings[0].step <= 140
+    assert "; training has seen each sample about 2" in findings[-1].message
+    assert findings[-1].readings[-1].value == pytest.approx(24, rel=0.2)
     best = findings[-1].readings[1].steps[0]
     assert best <= 60
     stop, decay, dropout, augment = findings[-1].remedies

@@ -102,3 +102,24 @@ def _seasons(own: bool, count: int = 1000) -> tuple[Finding, ...]:
 def test_validation_scaled_by_itself_is_not_learning_by_heart() -> None:
     assert [finding.rule for finding in _seasons(own=True)] == ["train-val-mismatch"]
     assert not _seasons(own=False)
+
+
+def _labelled(noise: float, number: int, count: int, steps: int = 200) -> list[Finding]:
+    """Classes are numbered anew for validation."""
+    inputs, targets = digits(noise)
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    held = inputs[1400:], (targets[1400:] + number) % 10
+    return list(train(rule, model, optimizer, steps, (inputs[:count], targets[:count]), validation=held)[0])
+
+
+def test_classes_numbered_anew_are_not_learning_by_heart() -> None:
+    found = _labelled(0.0, 3, 1400)
+    assert found[0].step <= 160
+    assert "could not know by heart" in found[-1].message
+    assert not _labelled(0.0, 0, 1400)
+
+
+def test_noise_learned_by_heart_is_none_of_it() -> None:
+    for seen in (100, 400, 1000):
+        assert not _labelled(1.0, 0, seen, 300)

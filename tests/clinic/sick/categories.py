@@ -86,7 +86,7 @@ def embeddings_nearly_all_dropped(fault: bool) -> Program:
     steps=300,
     by=150,
     bound=0.7,
-    miss="overfitting is said: labels of noise learned by heart look the same",
+    miss="overfitting is said: squared errors of twenty-five batches do not tell what was gained on new samples",
 )
 def categories_numbered_anew_for_validation(fault: bool) -> Program:
     """The encoder was fitted once more: user 3 of the training is another than user 3 of the validation."""

@@ -60,9 +60,7 @@ def lenet_of_sigmoids(fault: bool) -> Program:
     return supervised(model, optimizer, task, nn.CrossEntropyLoss(), errors(model, task.x, task.y))
 
 
-@sick(
-    "train-val-mismatch", steps=180, by=120, miss="overfitting is said: labels of noise learned by heart look the same"
-)
+@sick("train-val-mismatch", steps=180, by=120)
 def validation_read_by_another_library(fault: bool) -> Program:
     """One library gives rows first, the other columns: validation images lie on their side."""
     task = digits(1, 8, 8)

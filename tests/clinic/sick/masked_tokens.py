@@ -181,7 +181,7 @@ def decoder_whose_gradients_are_never_zeroed(fault: bool) -> Program:
     steps=150,
     by=75,
     bound=0.2,
-    miss="overfitting is said: unless one knows how often a sample was seen, samples learned by heart look the same",
+    miss="overfitting is said: sentences repeat by themselves, and nobody knows how often one was seen",
 )
 def decoder_fed_the_word_it_is_to_say(fault: bool) -> Program:
     """Teacher forcing without the shift: in training the answer is in the input, in validation it is not."""

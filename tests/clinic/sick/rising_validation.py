@@ -26,13 +26,7 @@ def genes_of_a_hundred_patients(fault: bool) -> Program:
     return supervised(model, optimizer, task, nn.CrossEntropyLoss(), validate, batch=40, validate=True)
 
 
-@sick(
-    "overfitting",
-    steps=240,
-    by=200,
-    bound=0.7,
-    miss="train-val-mismatch is said: validation is worse than guessing from the first passes on",
-)
+@sick("overfitting", steps=240, by=200, bound=0.7)
 def reviews_learned_by_heart(fault: bool) -> Program:
     """An LSTM over two hundred short reviews with a vocabulary of hundreds; the twin sees many more and stops early."""
     samples = 250 if fault else 4000
@@ -97,9 +91,7 @@ def autoencoder_of_forty_images(fault: bool) -> Program:
     return Program(model, optimizer, step, mean_loss(model, val, task.x_val, F.mse_loss))
 
 
-@sick(
-    "train-val-mismatch", steps=200, by=120, miss="overfitting is said: labels of noise learned by heart look the same"
-)
+@sick("train-val-mismatch", steps=200, by=120)
 def label_encoder_fitted_anew(fault: bool) -> Program:
     """Classes are numbered in the order in which they first come, in each of the two files for itself."""
     task = blobs(1000, classes=6, features=12, spread=3.0)
