@@ -33,7 +33,7 @@ def redundant_softmax(
     through two saturating functions.
 
     ## When it is wrong
-    log_softmax before cross-entropy changes nothing and is not reported. A softmax whose result is scaled, mixed or
+    log_softmax before cross-entropy changes nothing: a note, for it takes time and misleads readers. A softmax whose result is scaled, mixed or
     passed through a layer on its way to the loss is not this.
 
     ## References
@@ -56,6 +56,8 @@ def redundant_softmax(
         floor, own, criterion = _floor(max(loss.softmax_extent, 1)), "softmax", "cross-entropy"
         function = "softmax"
     if not twice:
+        if loss.kind == "cross-entropy" and facing(loss) == "log_softmax":
+            yield _of_no_effect(facts)
         return
     module = output_module(facts, function)
     yield Evidence(
@@ -71,6 +73,27 @@ def redundant_softmax(
                 f"Give the loss the logits: leave {function} out of the model, and use it only to show probabilities",
                 "PyTorch documentation, nn.CrossEntropyLoss and nn.BCEWithLogitsLoss",
                 "the loss can fall to 0, and its gradient no longer fades",
+            ),
+        ),
+    )
+
+
+def _of_no_effect(facts: Facts) -> Evidence:
+    """The log_softmax of a log_softmax is the same once more."""
+    module = output_module(facts, "log_softmax")
+    return Evidence(
+        message=f"The model ends in log_softmax after {spoken(facts.loss.layer)}, and cross-entropy applies it once "
+        "more: that changes nothing, and takes time.",
+        layers=last_layers(facts, "log_softmax"),
+        severity=Severity.NOTE,
+        confidence=0.97,
+        remedies=(
+            remedies.leave_out(
+                "" if module is None else module.name,
+                "log_softmax",
+                "Give the loss the logits: leave log_softmax out of the model, or take nn.NLLLoss for the loss",
+                "PyTorch documentation, nn.CrossEntropyLoss and nn.NLLLoss",
+                "the same loss, in less time",
             ),
         ),
     )
@@ -97,6 +120,7 @@ def fires() -> tuple[History, ...]:
         _history("DivBackward0", _NLL, _LOG, "ViewBackward0", _SOFT, "TransposeBackward0"),
         _history(_BINARY, "SqueezeBackward1", _SIGMOID, kind="binary-cross-entropy-with-logits"),
         _history(_BINARY, _SIGMOID, "AddBackward0", kind="binary-cross-entropy-with-logits"),  # of learned thresholds
+        _history(_NLL, _LOG, _LOG),  # of no effect: a note
     )
 
 
@@ -104,7 +128,6 @@ def quiet() -> tuple[History, ...]:
     """Histories without it, though they resemble it."""
     return (
         _history(_NLL, _LOG),  # healthy
-        _history(_NLL, _LOG, _LOG),  # of no effect
         _history(_BINARY, kind="binary-cross-entropy-with-logits"),
         _history(_BINARY, "SubBackward0", _SIGMOID, kind="binary-cross-entropy-with-logits"),  # scaled on its way
         _history(_NLL, _LOG, "BmmBackward0", _SOFT),  # attention

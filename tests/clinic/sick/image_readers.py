@@ -48,10 +48,10 @@ def lenet_with_adam_at_a_tenth(fault: bool) -> Program:
 @sick(
     "vanishing-gradient",
     "saturated-units",
+    "poor-initialization",  # Xavier's weights bring the errors of sigmoids from 0.90 to 0.22 … 0.27, over three seeds
     steps=220,
     by=150,
     bound=0.4,
-    miss="poor-initialization is said, at the first step: default weights shrink the signal of sigmoids",
 )
 def lenet_of_sigmoids(fault: bool) -> Program:
     task = digits(1, 8, 8)

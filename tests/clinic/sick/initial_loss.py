@@ -38,7 +38,7 @@ def language_model_with_unit_normal_tied_head(fault: bool) -> Program:
     )
 
 
-@sick("unexpected-initial-loss", steps=200, by=5, bound=0.5, layers=("7",))
+@sick("unexpected-initial-loss", steps=200, by=5, bound=0.5, layers=("9",))
 def wrong_bias_of_last_layer(fault: bool) -> Program:
     model: Any = models.cnn((8, 8, 8), norm=False)  # a bias meant for another order of the classes
     last = len(model) - 1
