@@ -51,7 +51,7 @@ class Memory:
     def once(self, question: Hashable, answer: Callable[[], T]) -> T:
         """The answer as it was given before if it still holds, else a new one."""
         value, parts, good = self._answers.get(question, (None, frozenset(), -1))
-        if good < 0 or any(self._changes.get(part, 0) > good for part in parts):
+        if good < 0 or (good < self._now and not self._holds(parts, good)):
             self._open.append(set())
             try:
                 value = answer()
@@ -63,6 +63,11 @@ class Memory:
             self._open[-1] |= parts
         found: T = value
         return found
+
+    def _holds(self, parts: frozenset[Hashable], good: int) -> bool:
+        """Whether none of the parts has changed since."""
+        changes = self._changes
+        return max((changes.get(part, 0) for part in parts), default=0) <= good
 
     def by_row(self, question: Hashable, table: Table, basis: object, reduce: Callable[[Floats], Floats]) -> Floats:
         """What ``reduce`` makes of a table's rows, [rows, …], worked out for those alone that are new.

@@ -63,6 +63,10 @@ class Layer:
     rate: float = 0.0
     time_first: bool = False
 
+    def __hash__(self) -> int:
+        """That of its name: rules look layers up, and the names of one model differ."""
+        return hash(self.name)
+
 
 @dataclass(frozen=True)
 class Parameter:

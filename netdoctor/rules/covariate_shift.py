@@ -63,7 +63,7 @@ def covariate_shift(
         return
     table = history.table("input_mean")
     hidden = _hidden(history, alive, dropped)
-    columns = [i for i, name in enumerate(table.columns) if name in hidden]
+    columns = [table.place[name] for name in hidden if name in table.place]
     means, stds = means[:, columns], stds[:, columns]
     usable = np.isfinite(means).all(0) & np.isfinite(stds).all(0) & (stds > 0).all(0)
     names = [table.columns[i] for i, good in zip(columns, usable, strict=True) if good]
@@ -73,7 +73,7 @@ def covariate_shift(
     of_mean = np.median(np.abs(np.diff(means, axis=0)), 0) / np.median(stds, 0)
     of_std = np.median(np.abs(np.diff(np.log(stds), axis=0)), 0)
     moves = np.maximum(of_mean, of_std)
-    moving = {name: float(move) for name, move in zip(names, moves, strict=True) if move >= shift}
+    moving = {names[place]: float(moves[place]) for place in np.flatnonzero(moves >= shift)}
     if len(moving) < max(2, share * len(names)):
         return
     steps = (int(table.steps[-len(means)]), int(table.steps[-1]))
@@ -98,13 +98,13 @@ def covariate_shift(
     )
 
 
-def _hidden(history: History, alive: float, dropped: float) -> set[str]:
+def _hidden(history: History, alive: float, dropped: float) -> list[str]:
     """Weight layers behind others, except where what feeds them is silent, or dropped for the most part.
 
     Nor experts: a gate sends them some samples of the batch, others each time.
     """
     silent = {name for name, share in history.latest("silent_share").items() if share >= alive}
-    return {name for name, sources in _fed(history.facts, dropped).items() if not silent.issuperset(sources)}
+    return [name for name, sources in _fed(history.facts, dropped).items() if not silent.issuperset(sources)]
 
 
 @of_facts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
 
 import numpy as np
 
@@ -54,23 +53,22 @@ def dead_units(
     layers = _rectified(history.facts)
     if not layers:
         return
-    silent = _lowest(history, "silent_share", RECENT)
-    dead = _lowest(history, "dead_share", 1)
-    if not silent:
+    if not len(history.table("silent_share")):
         yield Skipped("no activations measured yet")
         return
-    if max(silent.values()) < min(whole, most, many):
+    silent = _lowest(history, "silent_share", RECENT, min(whole, most, many))
+    if not silent:
         return
-    empty = {name for name, size in history.latest("activation_rms").items() if size == 0}  # no signal to be silent to
-    layers = {name: layer for name, layer in layers.items() if layer.name not in empty}
+    dead, sizes = _lowest(history, "dead_share", 1, 0.0), history.latest("activation_rms")
     course = progress(history)
     if course is not None and course.learned:
         return
     several = history.facts.batch >= 16  # else a batch may leave a few units silent by chance
     shares = {
         layer: share
-        for name, layer in layers.items()
-        if name in silent and (name in dead or (layer.units >= 8 and several))
+        for name in silent
+        if (layer := layers.get(name)) is not None and sizes.get(layer.name) != 0  # a signal to be silent to
+        if name in dead or (layer.units >= 8 and several)
         if (share := min(silent[name], dead.get(name, 1.0))) >= min(whole, most, many)
     }
     gone = [layer for layer, share in shares.items() if share >= whole]
@@ -102,12 +100,12 @@ def _rectified(facts: Facts) -> dict[str, Layer]:
     return watched
 
 
-def _lowest(history: History, statistic: str, samples: int) -> dict[str, float]:
-    """The lowest of each column's last readings; columns not seen in all of them are left out."""
+def _lowest(history: History, statistic: str, samples: int, least: float) -> dict[str, float]:
+    """The lowest of each column's last readings, ``least`` or more; columns not seen in all of them are left out."""
     rows = history.window(statistic, samples)
     columns = history.table(statistic).columns
     low = rows.min(0) if len(rows) else np.zeros(0)
-    return {name: value for name, value in zip(columns, low.tolist(), strict=False) if isfinite(value)}
+    return {columns[place]: float(low[place]) for place in np.flatnonzero((low >= least) & (low < np.inf))}
 
 
 def _message(found: list[Layer], shares: dict[Layer, float], course: Progress | None, gone: bool) -> str:

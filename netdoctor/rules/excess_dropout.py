@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from netdoctor import remedies, wiring
+from netdoctor.derived import of_facts
 from netdoctor.facts import Facts, Layer, Loss, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -85,7 +86,9 @@ def _in_a_row(history: History, off: set[str], left: int, through: float, patien
     facts, run = history.facts, progress(history)
     if run is None or run.steps < patience or run.learned:
         return
-    rates = {layer.name: layer.rate for layer in facts.layers if layer.kind == "dropout" and layer.name not in off}
+    rates = {name: rate for name, rate in _rates(facts) if name not in off}
+    if not rates:
+        return
     passed, path = _least_noisy(facts, rates)
     layers = [layer for layer in facts.layers if layer.name in path]
     if passed > through or any((1 - layer.rate) * wiring.width(facts, layer) >= left for layer in layers):
@@ -102,6 +105,11 @@ def _in_a_row(history: History, off: set[str], left: int, through: float, patien
         confidence=0.8,
         remedies=(_lower(facts, layers),),
     )
+
+
+@of_facts
+def _rates(facts: Facts) -> list[tuple[str, float]]:
+    return [(layer.name, layer.rate) for layer in facts.layers if layer.kind == "dropout"]
 
 
 def _least_noisy(facts: Facts, rates: dict[str, float]) -> tuple[float, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from netdoctor import remedies
 from netdoctor.depth import profile
+from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -146,7 +147,9 @@ def _output(facts: Facts) -> str:
 
 def _through_time(history: History, echo: float, leverage: float) -> Evidence | None:
     """Recurrent weights that multiply the state at each step by more than 1, and gradients that show it."""
-    kinds = {layer.name: layer.kind for layer in history.facts.layers}
+    held = _recurrent_weights(history.facts)
+    if not held:
+        return None
     state = progress(history)
     gradients, weights, (steps, losses) = (
         history.table("gradient_rms"),
@@ -155,9 +158,9 @@ def _through_time(history: History, echo: float, leverage: float) -> Evidence | 
     )
     if len(gradients) < 3 or len(weights) < 3 or len(losses) < 3 or (state is not None and state.learned):
         return None
-    for parameter in history.facts.parameters:
+    for parameter in held:
         name = parameter.name
-        if kinds.get(parameter.layer) != "recurrent" or "weight_hh" not in name or name not in gradients.columns:
+        if name not in gradients.columns:
             continue
         rms = weights.values[:8, weights.place[name]].astype(float)
         pulled = gradients.values[:8, gradients.place[name]].astype(float)
@@ -180,6 +183,12 @@ def _through_time(history: History, echo: float, leverage: float) -> Evidence | 
                 ),
             )
     return None
+
+
+@of_facts
+def _recurrent_weights(facts: Facts) -> list[Parameter]:
+    kinds = {layer.name: layer.kind for layer in facts.layers}
+    return [p for p in facts.parameters if kinds.get(p.layer) == "recurrent" and "weight_hh" in p.name]
 
 
 def scaled_target(history: History, bound: float = 10.0) -> bool:

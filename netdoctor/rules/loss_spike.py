@@ -74,11 +74,12 @@ def loss_spike(
         return
     values, least = losses.astype(np.float64), reference(history)
     high = rise * least
-    found = (
-        _jumps(history, steps, values, window, jump, high, calm)
-        or _repeated(history, steps, values, window, jump, high, recurring, calm)
-        or _recurring(history, steps, values, pull, sigmas, (apart * least, floor * least, high), recurring, calm)
-    )
+    found = None
+    if not 0 < values.max() <= jump * values.min():  # else nothing stands out
+        found = _jumps(history, steps, values, window, jump, high, calm)
+        found = found or _repeated(history, steps, values, window, jump, high, recurring, calm)
+    bounds = apart * least, floor * least, high
+    found = found or _recurring(history, steps, values, pull, sigmas, bounds, recurring, calm)
     if found is None:
         return
     norms = history.series("gradient_norm")[1]

@@ -33,8 +33,8 @@ def redundant_softmax(
     through two saturating functions.
 
     ## When it is wrong
-    log_softmax before cross-entropy changes nothing: a note, for it takes time and misleads readers. A softmax whose result is scaled, mixed or
-    passed through a layer on its way to the loss is not this.
+    log_softmax before cross-entropy changes nothing: a note, for it takes time and misleads readers. A softmax whose
+    result is scaled, mixed or passed through a layer on its way to the loss is not this.
 
     ## References
     PyTorch documentation, nn.CrossEntropyLoss ("unnormalized logits") and nn.BCEWithLogitsLoss. Schoop et al. 2021,
@@ -85,6 +85,7 @@ def _of_no_effect(facts: Facts) -> Evidence:
         message=f"The model ends in log_softmax after {spoken(facts.loss.layer)}, and cross-entropy applies it once "
         "more: that changes nothing, and takes time.",
         layers=last_layers(facts, "log_softmax"),
+        readings=(Reading("applications of log_softmax", 2.0, 1.0),),
         severity=Severity.NOTE,
         confidence=0.97,
         remedies=(
