@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,14 +57,14 @@ def profile(history: History) -> Profile | None:
     window = table.values[-LAST:]
     if min(len(window), len(names)) < FEWEST:
         return None
-    middle = _medians(window[:, weights])
+    middle = medians(window[:, weights])
     seen = np.flatnonzero(np.isfinite(middle))
     if len(seen) < FEWEST:
         return None
     at_outputs = np.full(len(seen), np.nan)
     known = places[seen] >= 0
     if known.any() and len(outputs):
-        at_outputs[known] = _medians(outputs.values[-LAST:, places[seen][known]])
+        at_outputs[known] = medians(outputs.values[-LAST:, places[seen][known]])
     steps = (int(table.steps[-len(window)]), int(table.steps[-1]))
     return Profile(tuple(names[place] for place in seen), middle[seen], at_outputs, steps, len(window))
 
@@ -88,7 +89,7 @@ def _chain(history: History) -> tuple[list[str], NDArray[np.int64], NDArray[np.i
     )
 
 
-def _medians(values: NDArray[np.float32]) -> Array:
+def medians(values: NDArray[np.floating[Any]]) -> Array:
     """Median of the finite readings of each column, NaN where there are none."""
     ordered = np.sort(np.where(np.isfinite(values), values, np.nan).astype(float), 0)  # NaN comes last
     count = np.isfinite(ordered).sum(0)

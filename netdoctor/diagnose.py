@@ -55,6 +55,8 @@ def _join(findings: list[Finding], rules: tuple[Rule, ...]) -> tuple[Finding, ..
 
     Only a rule further up in the catalogue can be a cause, so there are no circles.
     """
+    if not findings:
+        return ()
     explains = {rule.slug: set(rule.explains) for rule in rules}
     place = {rule.slug: index for index, rule in enumerate(rules)}
     symptoms: dict[str, list[Finding]] = {}

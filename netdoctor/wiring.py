@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from netdoctor.derived import of_facts
+import numpy as np
+
+from netdoctor.derived import derived, of_facts
 from netdoctor.facts import Facts, Layer, Parameter
 from netdoctor.history import History
 
@@ -17,11 +19,11 @@ def is_batch_norm(layer: Layer) -> bool:
     return layer.kind == "norm" and "BatchNorm" in layer.type
 
 
+@derived
 def switched_off(history: History) -> set[str]:
     """Norm and dropout layers that ran in evaluation mode in the last sampled step."""
     table = history.table("evaluation_mode")
-    last = table.values[-1] if len(table) else ()
-    return {name for name, value in zip(table.columns, last, strict=False) if value == 1}
+    return {table.columns[place] for place in np.flatnonzero(table.values[-1] == 1)} if len(table) else set()
 
 
 @of_facts

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from netdoctor import remedies
+from netdoctor.depth import medians
 from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
@@ -70,8 +71,8 @@ def covariate_shift(
     if len(names) < 2:
         return
     means, stds = means[:, usable], stds[:, usable]
-    of_mean = np.median(np.abs(np.diff(means, axis=0)), 0) / np.median(stds, 0)
-    of_std = np.median(np.abs(np.diff(np.log(stds), axis=0)), 0)
+    of_mean = medians(np.abs(means[1:] - means[:-1])) / medians(stds)
+    of_std = medians(np.abs(np.log(stds[1:] / stds[:-1])))
     moves = np.maximum(of_mean, of_std)
     moving = {names[place]: float(moves[place]) for place in np.flatnonzero(moves >= shift)}
     if len(moving) < max(2, share * len(names)):

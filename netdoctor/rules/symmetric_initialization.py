@@ -58,7 +58,7 @@ def symmetric_initialization(
     copies = [
         p
         for p in weights
-        if any(spread.get(p.name, 1.0) <= equal for spread in spreads)
+        if min(spreads[0].get(p.name, 1.0), spreads[1].get(p.name, 1.0)) <= equal
         and _stay_equal(history, p.name, updates, equal, share)
     ]
     zeros = [p for p in weights if lengths.get(p.name) == 0 and _stay_zero(history, p.name, updates)]
