@@ -53,6 +53,7 @@ class ParameterProbe:
         self.tensors: list[nn.Parameter] = [tensor for tensor, _ in parameters.values()]
         self.facts: tuple[Parameter, ...] = tuple(facts for _, facts in parameters.values())
         self._planes = Planes(4 * len(self.tensors), MOST, MOST, planes, kept=slice(USED * len(self.tensors), None))
+        self._accumulated = False  # whether gradients were seen at the end of a backward pass of this step
         self._standing: dict[tuple[int, int], _Standing] = {}  # of each plane and place
         self._views: dict[int, tuple[Tensor, int, Tensor]] = {}  # of gradients: each, its place in memory, its view
         self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
@@ -66,6 +67,7 @@ class ParameterProbe:
     def begin(self) -> None:
         """Start a step: the gradients that the last one used become the previous ones."""
         self._views.clear()
+        self._accumulated = False
         self._planes.advance()
         self._planes.clear()
 
@@ -93,6 +95,7 @@ class ParameterProbe:
         gradients = [tensor.grad for tensor in self.tensors]
         self._views.clear()
         views = self._copy(GRADIENT, gradients)
+        self._accumulated = len(views) > 0
         if len(views) == len(gradients):
             pairs = zip(gradients, views, strict=True)
             self._views = {id(g): (g, g.data_ptr(), view) for g, view in pairs if type(g) is Tensor}
@@ -119,8 +122,8 @@ class ParameterProbe:
             at_once: Do not wait for the next samples: this one is not the last of its step.
         """
         samples, first = self._planes.present, slice(len(self.tensors))
-        seen = self._filled(GRADIENT).any()
-        if not seen:  # backward ran out of sight
+        seen = self._accumulated
+        if not seen:  # backward ran out of sight, or is not over yet
             self._filled(GRADIENT)[:] = self._filled(USED)
             for values in samples.values.values():
                 places = values.unflatten(0, (4, -1))
