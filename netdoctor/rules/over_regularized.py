@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from netdoctor import remedies
 from netdoctor.facts import Facts, Group, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.gains import reference
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_growth
 from netdoctor.rules.base import rule
@@ -38,6 +39,7 @@ def over_regularized(
     gain: float = 0.9,  # of the best constant prediction's loss: what gained more is not held back
     collapsed: float = 0.5,  # of the start, median; none above 0.8: weights that a penalty in the loss takes down
     silent: float = 0.3,  # spread of the outputs over that of the targets
+    share: float = 0.25,  # of a penalty that is left, of one that began above all that the data could repay
     undecided: float = 0.005,  # below the largest possible entropy, and
     flattened: float = 0.25,  # of what it was below it at the start: a policy under a bonus that outweighs all else
     bonus: float = 1.0,  # loss per nat of entropy; A3C takes 0.01 where rewards are at most 1 (Mnih et al. 2016)
@@ -48,7 +50,8 @@ def over_regularized(
     ## What it looks at
     Learning rate times weight decay, the share of each weight that a step takes away (momentum multiplies it), where
     the weights shrink and the loss stays high; without weight decay, weights that all shrink by half and more while the
-    outputs lose their spread: a penalty in the loss, which is read where it is made of the parameters alone; and a
+    outputs lose their spread: a penalty in the loss. Where it is made of the parameters alone it is read: one that
+    began above the loss of the best constant, and of which the steps took most away, shows it too. And a
     policy whose entropy rises to the largest possible.
 
     ## Why it matters
@@ -82,7 +85,9 @@ def over_regularized(
             f"remember {1 / strongest:.0f} steps"
         )
         reading = Reading("share of a weight that a step takes away", strongest, 1 / memory, "", (1, steps))
-    elif typical < collapsed and float(ratios.max()) < 0.8 and _says_nothing(history, silent):
+    elif (
+        (typical < collapsed and float(ratios.max()) < 0.8) or (typical < shrunk and _taken(history, share))
+    ) and _says_nothing(history, silent):
         group = None
         why = f"The weights shrink without weight decay, and the outputs lose their spread: {_penalty(history)}"
         reading = Reading("largest rms of a weight over its first", float(ratios.max()), 0.8, "", (1, steps))
@@ -100,6 +105,12 @@ def over_regularized(
         confidence=0.85,
         remedies=(_lower(history.facts, group, [] if typical > collapsed else names),),
     )
+
+
+def _taken(history: History, share: float) -> bool:
+    """Whether the steps took down a penalty that cost more than any fit to the data could gain."""
+    costs = history.series("penalty")[1]
+    return len(costs) > 0 and costs[0] > reference(history) > 0 and costs[-1] < share * costs[0]
 
 
 def _even(history: History, undecided: float, flattened: float, bonus: float) -> Evidence | None:
@@ -203,7 +214,11 @@ _FACTS = Facts(
 
 
 def _history(
-    decay: float, weights: NDArray[np.float64], loss: float, changes: dict[str, float] | None = None
+    decay: float,
+    weights: NDArray[np.float64],
+    loss: float,
+    changes: dict[str, float] | None = None,
+    penalty: float = 0.0,
 ) -> History:
     facts = _FACTS.with_changes(groups=(Group("AdamW", 0, 3e-3, decay, 0.9),))
     count = len(weights)
@@ -214,6 +229,8 @@ def _history(
         learning_rate={"0": [3e-3] * count},
         weight_rms={"fc.weight": list(weights)},
     )
+    if penalty:
+        history.record(1, "penalty", [penalty])
     for name, value in (changes or {}).items():
         history.record(count, name, [value])
     return history
@@ -241,6 +258,7 @@ def fires() -> tuple[History, ...]:
         _history(5.0, _FALLING, 0.6),
         _history(0.0, 0.1 * np.linspace(1.0, 0.05, 100), 2.2, _COLLAPSE),
         _policy(_RISING, -13.9, 0.8),
+        _history(0.0, 0.1 * np.linspace(1.0, 0.9, 100), 2.2, {"penalty": 0.6} | _COLLAPSE, penalty=5.8),
     )
 
 
@@ -250,6 +268,7 @@ def quiet() -> tuple[History, ...]:
         _history(0.01, 0.1 * np.linspace(1.0, 1.5, 100), 0.1),  # healthy
         _history(5.0, _FALLING, 0.01),  # converged all the same
         _history(0.0, 0.1 * np.linspace(1.0, 0.4, 100), 0.1),  # began with weights that are too large
+        _history(0.0, 0.1 * np.linspace(1.0, 0.9, 100), 2.2, {"penalty": 2.2} | _COLLAPSE, penalty=2.5),  # BatchNorm
         _policy(_RISING, -0.01, 0.8),  # no reward yet, and a bonus of 0.01
         _policy(_RISING[:1] * 7, -13.9, 0.8),
         _policy(_RISING, -13.9, 1.2),

@@ -90,3 +90,21 @@ def test_what_the_penalty_is() -> None:
                 torch.testing.assert_close(value, 0.5 * form.detach())
             else:
                 assert value is None
+
+
+@pytest.mark.parametrize(("strength", "sick"), [(0.2, True), (1e-5, False)])
+def test_a_lasso_that_outweighs_the_data(strength: float, sick: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    x = torch.randn(400, 6)
+    y = torch.sin(x[:, 0] * x[:, 1]) + x[:, 2]
+
+    def loss_of(step: int) -> Tensor:
+        rows = torch.arange(32 * step, 32 * step + 32) % 400
+        penalty: Tensor = sum(p.abs().sum() for p in model.parameters())  # type: ignore[assignment]
+        return F.mse_loss(model(x[rows])[:, 0], y[rows]) + strength * penalty
+
+    found = findings_of(rule, model, optimizer, loss_of, 50)
+    assert bool(found) == sick
+    assert all("of a penalty on the weights" in finding.message for finding in found)
