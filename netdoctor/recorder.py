@@ -79,8 +79,8 @@ class Recorder:
         self._schedule = schedule
         self._step_ended = step_ended
         self._report_failure = fail
-        self._planes = 1 if schedule.sampling.every is None else PLANES
-        self._activations = ActivationProbe(modules, layers, self._fail, self._planes)
+        self._at_once = 1 if schedule.sampling.every is None else PLANES  # steps whose samples are reduced at once
+        self._activations = ActivationProbe(modules, layers, self._fail, self._at_once)
         self._readings = Readings([layer.name for layer in layers], ())
         self._scalars = Scalars()
         self._together = Together(self._scalars)
@@ -416,7 +416,7 @@ class Recorder:
             self._together.leave()
             self.flush()
             self._together = Together(self._scalars)
-        self._parameters = ParameterProbe(parameters, self._planes)
+        self._parameters = ParameterProbe(parameters, self._at_once)
         self._ids = {name: id(tensor) for name, (tensor, _) in parameters.items()}
         self._names = {identity: name for name, identity in self._ids.items()}
         self._origins = Origins({name: tensor for name, (tensor, _) in parameters.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -272,22 +272,25 @@ def _way(parents: Mapping[Node, Node | None], node: Node | None) -> tuple[Node, 
     return tuple(reversed(steps))
 
 
-def children_first(root: Node) -> Iterable[Node]:
-    """All nodes, each after the ones it depends on; without recursion, for graphs of any depth."""
-    order: list[Node] = []
+def children_first(root: Node, within: Callable[[Node], bool] = lambda _: True) -> Iterator[Node]:
+    """All nodes, each after the ones it depends on; without recursion, for graphs of any depth.
+
+    Args:
+        root: The last of them.
+        within: Where it is false, neither the node is given nor what it alone depends on.
+    """
     seen = {root}
-    stack = [(root, iter(root.next_functions))]
+    stack = [(root, iter(root.next_functions))] if within(root) else []
     while stack:
         node, children = stack[-1]
         for child, _ in children:
-            if child is not None and child not in seen:
+            if child is not None and child not in seen and within(child):
                 seen.add(child)
                 stack.append((child, iter(child.next_functions)))
                 break
         else:
-            order.append(node)
+            yield node
             stack.pop()
-    return order
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from netdoctor.structure import Node, Path
+from netdoctor.structure import Node, Path, children_first
 
 NODES = 1 << 14  # of one penalty: a few for each parameter
 SHAPING = {
@@ -52,16 +53,20 @@ def split(path: Path) -> tuple[Path, Tensor | None]:
 
 def _value(root: Node) -> Tensor | None:
     """What a node made of parameters alone, up to the shape of what is summed; None where that is not known."""
-    order = _order(root)
+    order = list(islice(children_first(root, _is_known), NODES))
+    known = {root, *order}
+    below = (child for node in order for child, _ in node.next_functions)
+    if order[-1:] != [root] or any(child is not None and child not in known for child in below):
+        return None
     made: dict[Node, Tensor] = {}
     magnitudes: set[Node] = set()  # a sum of parameters as they are is no penalty: learned weights of several losses
-    for node in order or ():
+    for node in order:
         value = node.variable.detach() if hasattr(node, "variable") else _made(node, made)
         if value is None:
             return None
         made[node] = value
-        below = {child for child, _ in node.next_functions if child is not None}
-        if _is_magnitude(node) or (below and below <= magnitudes):
+        given = {child for child, _ in node.next_functions if child is not None}
+        if _is_magnitude(node) or (given and given <= magnitudes):
             magnitudes.add(node)
     return made.get(root) if root in magnitudes else None
 
@@ -75,26 +80,9 @@ def _is_magnitude(node: Node) -> bool:
     return square or name in ("AbsBackward0", "NormBackward0", "LinalgVectorNormBackward0")
 
 
-def _order(root: Node) -> list[Node] | None:
-    """All nodes below one, each after those that it depends on; None where they are too many, or not known."""
-    order: list[Node] = []
-    seen = {root}
-    stack = [(root, iter(root.next_functions))]
-    while stack:
-        node, children = stack[-1]
-        if not hasattr(node, "variable") and node.name() not in _KNOWN:
-            return None
-        for child, _ in children:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append((child, iter(child.next_functions)))
-                break
-        else:
-            order.append(node)
-            stack.pop()
-        if len(seen) > NODES:
-            return None
-    return order
+def _is_known(node: Node) -> bool:
+    """Whether it is a parameter, or a function whose result can be worked out."""
+    return hasattr(node, "variable") or node.name() in _KNOWN
 
 
 def _made(node: Node, made: dict[Node, Tensor]) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from netdoctor.probes.sampling import ROWS, UNITS, Samples
 from netdoctor.probes.transfer import Transfer
 
-PLANES = 4  # steps whose samples are reduced together where they are frequent: half of what 1 takes, in all
+PLANES = 4  # steps whose samples are reduced together where they are frequent: more would save the last quarter
 
 
 class Round:

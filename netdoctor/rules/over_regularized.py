@@ -51,8 +51,8 @@ def over_regularized(
     Learning rate times weight decay, the share of each weight that a step takes away (momentum multiplies it), where
     the weights shrink and the loss stays high; without weight decay, weights that all shrink by half and more while the
     outputs lose their spread: a penalty in the loss. Where it is made of the parameters alone it is read: one that
-    began above the loss of the best constant, and of which the steps took most away, shows it too. And a
-    policy whose entropy rises to the largest possible.
+    began above the loss of the best constant, and of which the steps took most away, shows it too. And a policy whose
+    entropy rises to the largest possible.
 
     ## Why it matters
     Decoupled decay of lr·λ a step makes the weights an average over the last 1/(lr·λ) steps and holds their rms at
@@ -85,9 +85,12 @@ def over_regularized(
             f"remember {1 / strongest:.0f} steps"
         )
         reading = Reading("share of a weight that a step takes away", strongest, 1 / memory, "", (1, steps))
-    elif (
-        (typical < collapsed and float(ratios.max()) < 0.8) or (typical < shrunk and _taken(history, share))
-    ) and _says_nothing(history, silent):
+    elif typical < shrunk and _taken(history, share) and _says_nothing(history, silent):
+        group = None
+        why = f"The steps take a penalty down, and the outputs lose their spread: {_penalty(history)}"
+        costs = history.series("penalty")[1]
+        reading = Reading("penalty on the weights", float(costs[-1]), share * float(costs[0]), "loss", (1, steps))
+    elif typical < collapsed and float(ratios.max()) < 0.8 and _says_nothing(history, silent):
         group = None
         why = f"The weights shrink without weight decay, and the outputs lose their spread: {_penalty(history)}"
         reading = Reading("largest rms of a weight over its first", float(ratios.max()), 0.8, "", (1, steps))

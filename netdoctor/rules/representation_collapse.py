@@ -7,18 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from netdoctor import remedies
-from netdoctor.derived import of_facts
+from netdoctor import codes, generators
 from netdoctor.facts import WEIGHTED, Facts, Layer, Loss, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
-JUDGES = {"AddmmBackward0", "MmBackward0", "ConvolutionBackward0"}  # layers of another network behind the output
-FEW = 12  # samples, the last half of all, that tell how a mean moves
-TURNS = 4  # times that such a mean crosses its trend
-NORMAL = 0.1  # how far mean and deviation of standard normal noise may seem to lie from 0 and 1
 SCORES = ("softmax", "log_softmax")  # of classes: where these become one, the classes did
 
 
@@ -73,9 +68,9 @@ def representation_collapse(
         return
     found = _outputs_alike(history, alike, varied, fall, flat, line, samples)
     if found is None and history.step >= patience:
-        found = _code_unused(history, code, fall, samples)
+        found = codes.unused(history, code, fall, samples)
     if found is None and history.step >= patience:
-        found = _one_entry(history, same, samples) or _wandering(history, restless, together)
+        found = codes.one_entry(history, same, samples) or generators.wandering(history, restless, together)
     if found is None:
         state = progress(history)
         if state is None or state.gain < learned:
@@ -135,168 +130,6 @@ def _outputs_alike(
     return None
 
 
-def _code_unused(history: History, bound: float, fall: float, samples: int) -> Evidence | None:
-    """A random code, mean plus noise, whose mean no longer depends on the input."""
-    for layer, sources in _random_codes(history.facts):
-        given = history.series("input_signal", layer.name)[1]
-        said = [history.series("activation_signal", source.name)[1] for source in sources]
-        if any(len(each) != len(given) for each in said) or len(given) < samples:
-            continue
-        ratio = np.max(said, 0) / np.maximum(given, 1e-30)
-        now = float(ratio[-samples:].max())
-        if not 0 < now <= bound or now > float(ratio[0]) / fall:
-            continue
-        return Evidence(
-            message=f"The code carries nothing of the input: what {spoken(sources[0].name)} says varies by "
-            f"{float(said[0][-1]):.2g} over the batch, what {spoken(layer.name)} is given by {float(given[-1]):.2g}: "
-            "the rest is noise.",
-            layers=tuple(source.name for source in sources),
-            readings=(Reading("spread of the code's mean over the spread of the code", now, bound),),
-            confidence=0.85,
-            remedies=(
-                Remedy(
-                    action="Weigh the divergence less, or let its weight rise from 0 over the first epochs",
-                    code="weight = min(1.0, step / warm_up) * beta  # warm_up: some epochs; beta: below 1\n"
-                    "loss = reconstruction + weight * divergence",
-                    source="Bowman et al. 2016, section 3.1; Higgins et al. 2017, beta-VAE",
-                    effect="the code is worth its price before the decoder learns to do without it",
-                ),
-                Remedy(
-                    action="Leave each unit of the code some nats free",
-                    code="divergence = divergence_of_each_unit.mean(0).clamp(min=0.1).sum()",
-                    source="Kingma et al. 2016, Inverse autoregressive flow, appendix C.8",
-                ),
-            ),
-        )
-    return None
-
-
-def _one_entry(history: History, same: float, samples: int) -> Evidence | None:
-    """Vector quantisation where all codes are nearest to one entry: gradients pass from the decoder to the code."""
-    for entries, code, layer in _quantised_codes(history.facts):
-        given, said = (
-            history.series(*key)[1] for key in (("input_signal", layer.name), ("activation_signal", code.name))
-        )
-        size, entry = (history.series(*key)[1] for key in (("input_rms", layer.name), ("activation_rms", entries.name)))
-        if len({len(given), len(said), len(size), len(entry)}) > 1 or len(given) < samples:
-            continue
-        last = slice(-samples, None)
-        if (given[last] > same * said[last]).any() or (np.abs(size[last] / entry[last] - 1) > same).any():
-            continue
-        table = next((p for p in history.facts.parameters if p.layer == entries.name), None)
-        count = table.shape[0] if table is not None else 0
-        return Evidence(
-            message=f"All codes get the same entry of {spoken(entries.name)}, of {count}: what {spoken(code.name)} "
-            f"says varies by {float(said[-1]):.2g} over the batch, what {spoken(layer.name)} is given in its place "
-            f"by {float(given[-1]):.2g}.",
-            layers=(entries.name,),
-            readings=(
-                Reading("spread of the entries over the spread of the codes", float((given / said)[last].max()), same),
-            ),
-            confidence=0.9,
-            remedies=_spread_out(entries.name),
-        )
-    return None
-
-
-@of_facts
-def _quantised_codes(facts: Facts) -> list[tuple[Layer, Layer, Layer]]:
-    """Embeddings that may hold the entries of a codebook, layers that say as wide a code, and what these feed alone."""
-    layers = {layer.name: layer for layer in facts.layers if layer.called}
-    return [
-        (entries, layers[layer.inputs[0]], layer)
-        for entries in layers.values()
-        if entries.kind == "embedding" and not entries.inputs
-        for layer in layers.values()
-        if len(layer.inputs) == 1 and layer.inputs[0] in layers
-        if layers[layer.inputs[0]].kind in WEIGHTED and layers[layer.inputs[0]].units == entries.units
-    ]
-
-
-def _wandering(history: History, restless: float, together: float) -> Evidence | None:
-    """A generator whose points lie in one place, which moves on when its opponent has found it."""
-    for layer in _generators(history):
-        mean, spread, size = (
-            history.series(f"activation_{kind}", layer.name)[1].astype(float) for kind in ("mean", "signal", "rms")
-        )
-        half = len(mean) // 2
-        if half < FEW or len({len(mean), len(spread), len(size)}) > 1:
-            continue
-        mean, spread, size = mean[-half:], spread[-half:], size[-half:]
-        places = np.arange(half)
-        aside = mean - np.polyval(np.polyfit(places, mean, 1), places)
-        way, width = float(np.std(aside)), float(np.median(spread))
-        turns = int(np.count_nonzero(np.diff(aside > 0)))  # a mean that moves along a bow is on its way somewhere
-        near = float(np.median(spread / np.maximum(size, 1e-30))) <= together
-        if turns < TURNS or not way > restless * width or not near:
-            continue
-        return Evidence(
-            message=f"All noise gets nearly the same answer, and not the same for long: over the last {half} samples "
-            f"what {spoken(layer.name)} says spreads over {width:.2g} in a batch, while its mean wanders by {way:.2g}.",
-            layers=(layer.name,),
-            readings=(Reading(f"way of the mean of {layer.name} over its spread", way / max(width, 1e-30), restless),),
-            confidence=0.8,
-            remedies=_apart(history.facts),
-        )
-    return None
-
-
-def _generators(history: History) -> list[Layer]:
-    """The last layers of networks that take standard normal noise and are judged by another network."""
-    facts = history.facts
-    judged = any(node in JUDGES for node in facts.loss.nodes)
-    if not judged and not facts.several_losses:
-        return []
-    groups = {(parameter.layer, parameter.group) for parameter in facts.parameters if parameter.role == "weight"}
-    owner = {layer: group for layer, group in groups if group is not None}
-    called = [layer for layer in facts.layers if layer.called and layer.name in owner]
-    first = {owner[layer.name]: layer for layer in reversed(called)}
-    last = {owner[layer.name]: layer for layer in called}
-    found = []
-    for group, layer in last.items():
-        mean, std = (history.series(f"input_{kind}", first[group].name)[1] for kind in ("mean", "std"))
-        noise = len(mean) and abs(float(np.median(mean))) < NORMAL and abs(float(np.median(std)) - 1) < NORMAL
-        if noise and layer.units > 1 and (judged or layer.name != facts.loss.layer):
-            found.append(layer)
-    return found
-
-
-def _spread_out(entries: str) -> tuple[Remedy, ...]:
-    """What brings the entries of a codebook to where codes are."""
-    return (
-        Remedy(
-            action="Move entries that no code of a batch gets to codes of the batch, every few steps",
-            code=f"codebook = model.get_submodule({entries!r}).weight\n"
-            "with torch.no_grad():  # code: what the encoder says, [samples, units]\n"
-            "    used = torch.cdist(code, codebook).argmin(1).bincount(minlength=len(codebook)) > 0\n"
-            "    some = code[torch.randperm(len(code))[: int((~used).sum())]]\n"
-            "    codebook[(~used).nonzero()[: len(some), 0]] = some",
-            source="Dhariwal et al. 2020, Jukebox, section 3.1 (random restarts)",
-            effect="every entry is the nearest to some code",
-        ),
-        Remedy(
-            action="Or begin with entries as small as the codes are",
-            code=f"codebook = model.get_submodule({entries!r}).weight\n"
-            "nn.init.uniform_(codebook, -1 / len(codebook), 1 / len(codebook))",
-            source="van den Oord et al. 2017, Neural discrete representation learning",
-            effect="no entry is the nearest to all codes",
-        ),
-    )
-
-
-@of_facts
-def _random_codes(facts: Facts) -> list[tuple[Layer, list[Layer]]]:
-    """Layers that read a code of mean and spread, and the layers that say these, as one or as two."""
-    layers, found = {layer.name: layer for layer in facts.layers if layer.called}, []
-    for layer in layers.values():
-        sources = [layers[name] for name in layer.inputs if name in layers]
-        pair = len(sources) == 2 and sources[0].inputs == sources[1].inputs and sources[0].units == layer.fan_in
-        halves = len(sources) == 1 and sources[0].units == 2 * layer.fan_in
-        if layer.kind in ("linear", "conv") and (halves or (pair and sources[1].units == layer.fan_in)):
-            found.append((layer, sources))
-    return found
-
-
 def _averaged(history: History, lost: float, samples: int) -> Evidence | None:
     """Attention after attention, none with a shortcut: what goes in is averaged away."""
     table, ranks = history.table("effective_rank"), {}
@@ -337,16 +170,8 @@ def _share(history: History, side: str, layer: str) -> NDArray[np.float64]:
 
 def _apart(facts: Facts) -> tuple[Remedy, ...]:
     """What keeps answers apart: an opponent that keeps up, or a loss that asks for it."""
-    if any(node in JUDGES for node in facts.loss.nodes) or facts.several_losses:
-        rates = [group.learning_rate for group in facts.groups]
-        slow = remedies.scale_learning_rate(0.1, rates[0] if len(rates) == 1 else None)
-        more = Remedy(
-            action="Train the discriminator more often than the generator",
-            code="for _ in range(5):\n    train_discriminator()\ntrain_generator()",
-            source="Arjovsky et al. 2017, Wasserstein GAN, algorithm 1",
-            effect="a generator that answers with one point is found out before it can move on",
-        )
-        return slow, more
+    if generators.judged(facts):
+        return generators.equal_opponent(facts)
     return (
         Remedy(
             action="Let the loss push different inputs apart: other samples of the batch as negatives",
