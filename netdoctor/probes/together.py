@@ -151,7 +151,7 @@ class Together:
             if self._agreement is not None:
                 self._ask(self._agreement)
             while self._taken:
-                self._hand_in(self._taken.pop(0), step, pace.next - step)
+                self._hand_in(step, pace.next - step)
             if self._agreement is not None:
                 pace.next = step + 1 if pace.every is None else pace.next
             elif sampled and self._group is not None:
@@ -198,7 +198,13 @@ class Together:
         if self._group is None:
             self._give_up("the others do not watch, or not alike: netdoctor.watch() has to be called on every rank")
 
-    def _hand_in(self, sample: Sample, step: int, interval: int) -> None:
+    def _hand_in(self, step: int, interval: int) -> None:
+        if self._group is not None:
+            self._begin(wait=True)
+            self._collect(ranks.PATIENCE)
+            if self._turns:
+                raise TimeoutError(f"no sum after {ranks.PATIENCE:.0f} s")
+            self._agreed = self._interval  # the same on all ranks: that of the sample before
         steps = range(self._last + 1, step + 1)
         self._last = step
         own = self._scalars.withheld_losses(steps)
@@ -210,13 +216,7 @@ class Together:
                 list(tensors),
                 Transfer(torch.stack([loss.detach().reshape(()).double() for loss in tensors.values()])),
             )
-        if self._group is not None:
-            self._begin(wait=True)
-            self._collect(ranks.PATIENCE)
-            if self._turns:
-                raise TimeoutError(f"no sum after {ranks.PATIENCE:.0f} s")
-            self._agreed = self._interval  # the same on all ranks: that of the sample before
-        self._turns.append(_Turn(sample, steps, known, sent, interval))
+        self._turns.append(_Turn(self._taken.pop(0), steps, known, sent, interval))
         if self._group is not None:
             self._begin()
 
