@@ -7,6 +7,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -104,7 +105,7 @@ class Monitor:
         self._effects: dict[str, str] = {}  # that remedies had when they were tried, by action
         self._model = weakref.ref(model)
         reference = weakref.ref(self)
-        self._finalizer = weakref.finalize(model, _close, reference)
+        self._finalizer = weakref.finalize(model, _close_apart, reference)
         self._finalizer.atexit = False
         atexit.register(_close, reference)
         self._recorder = Recorder(model, optimizer, modules, schedule, self._step_ended, self._fail)
@@ -312,6 +313,15 @@ def monitor_of(model: nn.Module) -> Monitor | None:
     """The monitor that watches a model now."""
     monitor = _monitors.get(getattr(model, "_orig_mod", model))
     return None if monitor is None or monitor.closed else monitor
+
+
+def _close_apart(reference: weakref.ref[Monitor]) -> None:
+    """Close in a context of its own, as the garbage collector may call for at any moment.
+
+    Before Python 3.12 that may be while a context variable is being set: setting another one in the same context, as
+    `numpy.errstate` does, would free what the first is reading.
+    """
+    copy_context().run(_close, reference)
 
 
 def _close(reference: weakref.ref[Monitor]) -> None:

@@ -10,6 +10,7 @@ import logging
 import pickle
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import netdoctor
 from netdoctor import History, watch
 from netdoctor.probes import losses
 from netdoctor.probes.sampling import Samples
+from netdoctor.reporters import Report
 from netdoctor.rules.base import rule
 from tests.twins import MODELS, Rich, Sequence, cnn, each_watch, mlp, nothing_left, same, silent, steps, train
 
@@ -480,6 +482,27 @@ def test_a_collected_model_closes_its_monitor() -> None:
     assert gone() is None
     assert monitor.closed
     assert monitor.history.step == 2  # it can still be read
+
+
+def test_a_collected_model_leaves_context_variables_alone() -> None:
+    """The collector may run while one is being set: before Python 3.12, setting another one then is a segfault."""
+    variable = ContextVar("variable", default=0)
+
+    class Sets:
+        def report(self, report: Report) -> None:
+            pass
+
+        def close(self, report: Report) -> None:
+            variable.set(variable.get() + 1)
+            seen.append(variable.get())
+
+    seen: list[int] = []
+    model = mlp()
+    netdoctor.watch(model, reporters=[Sets()])
+    del model
+    gc.collect()
+    assert seen == [1]
+    assert variable.get() == 0
 
 
 def test_a_notebook_cell_run_again() -> None:
