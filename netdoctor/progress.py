@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netdoctor.derived import derived
+from netdoctor.derived import derived, of_facts
+from netdoctor.facts import Facts
 from netdoctor.history import History
 from netdoctor.trends import is_falling, noise
 
@@ -33,7 +35,7 @@ class Progress:
         steps: Steps with a loss.
         start: Loss of the untrained model: mean of the first three steps, the first alone where the loss jumps.
         recent: Mean loss of the last tenth of the steps, at least 5.
-        constant: Loss of the best constant prediction, None where unknown.
+        constant: Loss of the best constant prediction, None where unknown, or out of reach of so few parameters.
         falling: Whether the loss falls significantly, by what matters, over the last half of the run.
         error: Standard error of ``recent``.
     """
@@ -86,6 +88,7 @@ def progress(history: History) -> Progress | None:
     constant = float(constants[-1]) if len(constants) else None
     if constant is not None and len(constants) > EARLY[1]:
         constant = None if constant > MOVED * float(np.median(constants[slice(*EARLY)])) > 0 else constant
+    constant = None if _too_few(history.facts) else constant
     half = losses[-max(WINDOW, len(losses) // 2) :]
     recent = losses[-max(5, len(losses) // 10) :]
     if constant is None and _surrogate(half):
@@ -102,6 +105,12 @@ def progress(history: History) -> Progress | None:
         falling=fall > FALL * abs(reference) and is_falling(half),
         error=noise(half) / len(recent) ** 0.5,
     )
+
+
+@of_facts
+def _too_few(facts: Facts) -> bool:
+    """Whether the model has fewer parameters than the best constant has, one for each of the outputs of a sample."""
+    return 0 < sum(parameter.size for parameter in facts.parameters) < prod(facts.loss.outputs[1:])
 
 
 def _start(history: History, losses: Floats) -> float:

@@ -472,7 +472,8 @@ class Recorder:
         self._spent = self._activations.spent = 0.0
         self._thorough = self._sampled and self._pacing.due(self.step + 1)
         if self._activations.on or self._sampled:
-            self._activations.begin(self._sampled, self._thorough, keeping=self._thorough or not self._targets_known)
+            keeping = self._thorough or not self._targets_known
+            self._activations.begin(self._sampled, self._thorough, keeping, self._repeats.due(self.step + 1))
             self._graph.softmaxes = None
         if self._sampled or self._prelude:
             self._parameters.begin()

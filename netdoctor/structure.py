@@ -52,6 +52,8 @@ RESHAPING = {
     for name in ("View", "ReshapeAlias", "UnsafeView", "Squeeze", "Unsqueeze", "ToCopy", "Alias", "Clone")
     for version in (0, 1, 2)
 }  # what leaves the elements as they are, in their order
+SHIFTS = {f"{name}Backward{version}" for name in ("Add", "Sub", "Rsub") for version in (0, 1)}
+RECTIFIERS = ("relu", "relu6")
 OPAQUE = ("CheckpointFunctionBackward", "CompiledFunctionBackward")  # nodes with layers inside
 MEETING = ("SubBackward0", "MulBackward0", "DivBackward0")  # nodes in which a loss written by hand takes its target
 SEARCHED = 64  # nodes of a loss written by hand
@@ -168,6 +170,8 @@ def trace(
     path = loss_path(root, {n: name for n, name in ends.items() if name in inner})
     graph = Graph(path=replace(path, pairs=paired(root, ends)))
     upstream: dict[Node, tuple[str, ...]] = {}
+    shifted: set[Node] = set()  # those that take a layer's output plus or minus a constant
+    hinged: set[str] = set()
     for node in children_first(root):
         if hasattr(node, "variable"):
             graph.parameters.add(id(node.variable))
@@ -177,6 +181,12 @@ def trace(
         nearest = tuple(dict.fromkeys(name for branch in branches for name in branch))[:NEAREST]
         function = FUNCTIONS.get(node.name(), "")
         name = outputs.get(node)
+        learned = [child for child, _ in node.next_functions if child is not None]
+        if name is None and (not shifted.isdisjoint(learned) or (len(learned) == 1 and node.name() in SHIFTS)):
+            shifted.add(node)
+            if function in RECTIFIERS:  # a hinge: it cuts off what lies beyond a margin
+                function = ""
+                hinged.update(nearest)
         if name is not None:
             graph.inputs[name] = nearest
             name = None if name in dropouts else name
@@ -188,7 +198,7 @@ def trace(
     graph.upstream = upstream
     for sources in graph.inputs.values():
         for source in sources:
-            if source not in graph.mixed:
+            if source not in graph.mixed and source not in hinged:
                 graph.nonlinearity.setdefault(source, "identity")
     return graph
 

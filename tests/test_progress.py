@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from netdoctor.facts import Facts, Parameter
+from netdoctor.facts import Facts, Loss, Parameter
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
 
@@ -30,6 +30,13 @@ def test_noise_about_the_constant_prediction_is_stalled() -> None:
     assert found is not None
     assert found.stalled
     assert not found.falling
+
+
+def test_a_constant_that_needs_more_numbers_than_the_model_has_is_no_measure() -> None:
+    facts = Facts(parameters=(Parameter("level", "", (10,), "other"),), loss=Loss("mse", outputs=(32, 48)))
+    found = progress(run(2.3 + NOISE, facts=facts))
+    assert found is not None
+    assert found.constant is None
 
 
 def test_a_pretrained_model_that_stays_good_has_learned() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from netdoctor import watch
-from netdoctor.probes.repeats import ELEMENTS, ROWS, fingerprints
+from netdoctor.probes.repeats import ELEMENTS, ROWS, SPARE, Repeats, fingerprints
 
 
 def shuffled(count: int, batch: int) -> Iterator[Tensor]:
@@ -151,3 +151,13 @@ def test_fingerprints_take_in_all_inputs_and_not_each_element() -> None:
     assert x[0].numel() > ELEMENTS
     assert fingerprints(()) is None
     assert fingerprints((torch.zeros(0, 3), "text")) is None
+
+
+def test_steps_are_looked_at_the_more_seldom_the_longer_a_run() -> None:
+    repeats, seen, samples = Repeats(), [], torch.arange(4)
+    for step in range(1, 16 * SPARE):
+        if repeats.due(step):
+            repeats.add(step, samples, 4)
+            seen.append(step)
+    assert seen[:SPARE] == list(range(1, SPARE + 1))
+    assert len(seen) < 5 * SPARE

@@ -25,6 +25,15 @@ def test_a_chain_of_layers_with_functional_and_module_activations():
     assert not graph.mixed
 
 
+@pytest.mark.parametrize("shift", [lambda x: 1 - x, lambda x: x + 1, lambda x: x - torch.ones(5), lambda x: -(x - 1)])
+def test_a_hinge_is_no_relu_of_the_layer(shift):
+    x = nn.Linear(4, 5)(torch.randn(8, 4))
+    assert traced(torch.relu(shift(x)).mean(), a=x).nonlinearity == {}
+    y = nn.Linear(5, 1)(torch.relu(shift(x)))
+    assert "a" not in traced(y.mean(), a=x, b=y).nonlinearity
+    assert traced(torch.relu(x * 2 + nn.Parameter(torch.ones(5))).mean(), a=x).nonlinearity == {"a": "relu"}
+
+
 def test_a_layer_without_nonlinearity_is_the_identity():
     a, b = nn.Linear(4, 5), nn.Linear(5, 1)
     x = a(torch.randn(8, 4))

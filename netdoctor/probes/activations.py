@@ -64,8 +64,8 @@ class ActivationProbe:
         layers: Their facts; a layer's place is its slot.
         forms: In order of execution, of each layer's output at its first call.
         given: The input of the root's last pass, in sampled steps or without gradients, until it was looked at.
-        fingerprints: Of the samples in the root's first pass with gradients, in sampled steps.
-        samples: In all such passes of a sampled step.
+        fingerprints: Of the samples in the root's first pass with gradients, in sampled steps that ask for them.
+        samples: In all such passes of such a step.
         ungraded: Names of the layers that ran without gradients inside a pass of the root with gradients.
         nodes: Autograd node of each layer's output with the layer's name, in steps that are traced.
         last: Autograd node of each weight layer's output likewise, in steps where predictions are read.
@@ -104,6 +104,7 @@ class ActivationProbe:
         self.layers = layers
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
         self._tracing = self._keeping = False
+        self._recognising = True
         self._traced: deque[list[Node]] = deque([[]])  # nodes of the last passes, those of the present one last
         self.counting = False
         self.compiled: set[int] = set()
@@ -239,7 +240,7 @@ class ActivationProbe:
         if self.on:
             parallel = enclosing()
             self.parallel = None if parallel is None else weakref.ref(parallel)
-            if gradients and self.on:
+            if gradients and self._recognising:
                 self._recognise((*args, *(kwargs or {}).values()))
         if self.on or not gradients:
             self.given = args[0].detach() if args and isinstance(args[0], Tensor) else None
@@ -424,13 +425,14 @@ class ActivationProbe:
         self._axis_of_shape[output.shape] = axis
         return axis
 
-    def begin(self, on: bool, tracing: bool = False, keeping: bool = False) -> None:
+    def begin(self, on: bool, tracing: bool = False, keeping: bool = False, recognising: bool = True) -> None:
         """Start a step, sampled or not.
 
         Args:
             on: Whether it is sampled.
             tracing: Keep the layers' autograd nodes until the next one begins.
             keeping: Keep what the last of them made, too.
+            recognising: Take the fingerprints of the samples.
         """
         if on:
             self._pass_of = [-1] * len(self.layers)  # a model whose methods are called has no passes to count
@@ -454,7 +456,7 @@ class ActivationProbe:
         self.nodes.clear()
         self.last.clear()
         self.outputs.clear()
-        self._tracing, self._keeping = tracing, keeping
+        self._tracing, self._keeping, self._recognising = tracing, keeping, recognising
         self._traced = deque([[]])
         self.on = on
 

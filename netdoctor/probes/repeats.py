@@ -20,6 +20,7 @@ FIRST = 20  # batches at most that these are taken from: those of the dense star
 LOOKS = 256  # later batches, in each of which those known were counted; beyond, neighbours are taken together
 ENOUGH = 8  # samples known again that tell of all: 1/√8, to 35 %; more make it better
 BATCHES = 4  # in which they must be, where of each batch all are known or none: nobody shuffles
+SPARE = 128  # a part of the steps so far, after which one is looked at: 128 looks tell, and 90 for each doubling
 COMMON = 3  # equal samples in a batch: they are not one that came again, but many of their kind
 ALIKE = 0.5  # of the samples that chance has come again at least: else a few do by themselves, as a row of padding
 OWN = 0.5  # share of the samples at least that are none of these
@@ -54,14 +55,20 @@ class Repeats:
         self._batches = 0
         self._start = -1  # the step before the first one
         self._end = 0  # the last one that samples are kept of
+        self._seen = 0  # the last one that was looked at
         self._looks: list[_Look] = []
         self._sent: list[tuple[int, Transfer]] = []
         self._sizes = [0, 0]  # samples in all sampled steps, and the number of these
+
+    def due(self, step: int) -> bool:
+        """Whether the samples of this step are to be looked at."""
+        return self._start < 0 or step - self._seen >= (step - self._start) / SPARE
 
     def add(self, step: int, fingerprints: Tensor, samples: int) -> None:
         """A sampled step: what some of its samples are known by, and how many there were in all."""
         if self._start < 0:
             self._start = step - 1
+        self._seen = step
         self._sizes = [self._sizes[0] + samples, self._sizes[1] + 1]
         self._sent.append((step, Transfer(fingerprints)))
 

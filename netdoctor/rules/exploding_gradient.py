@@ -26,6 +26,7 @@ def exploding_gradient(
     loss_growth: float = 10.0,  # × the first losses: what tells an explosion from large but harmless gradients
     depth_severe: float = 1e3,  # gradient at the first over the last outputs; measured: healthy ≤ 55
     depth_ratio: float = 100.0,  # the same, where nothing is learned (AutoTrainer 70, torchmortem 100)
+    gradual: float = 0.25,  # power of that at the median layer: 0.5 if all multiply alike; branches from zero on: 0
     clipping: float = 100.0,  # × by which clipping cuts every gradient
     echo: float = 1.5,  # rms times root of the size of a recurrent weight: orthogonal ones have 1, torch's default 0.6
     leverage: float = 50.0,  # ‖g‖·‖w‖ over the loss: 1 % of the weights is half of the loss; healthy: 40, identity 150
@@ -71,6 +72,8 @@ def exploding_gradient(
     first = float(
         np.max(ratio[: max(1, len(ratio) // 4)], where=np.isfinite(ratio[: max(1, len(ratio) // 4)]), initial=0)
     )
+    if first > depth_ratio and float(np.nanmedian(ratio)) < first**gradual:
+        first = 0.0
     always = cut is not None and len(cut) >= 8 and float(cut.min()) > clipping
     if not (first > depth_ratio or always):
         return
@@ -289,5 +292,8 @@ def quiet() -> tuple[History, ...]:
         _history([1.0] * 12, [2.3 - 0.1 * i for i in range(12)]),  # healthy
         _history([450.0] * 12, [2e4 * 0.8**i for i in range(12)]),  # raw targets that train
         _history([1.0] * 8 + [150.0] * 4, [2.3 - 0.1 * i for i in range(12)]),  # grows, and learns
+        _history(
+            [5.0] * 12, [9e3] * 12, {"stem": 1e5, "fc1": 2.0, "fc2": 1.0, "fc3": 1.0, "fc4": 1.0}
+        ),  # branches at 0
         _history([1.0], [2.3]),  # too early
     )
