@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from netdoctor.facts import WEIGHTED, Facts, Layer, Loss
 from netdoctor.history import History
-from netdoctor.structure import FUNCTIONS, LOSSES, RESHAPING
+from netdoctor.nodes import FUNCTIONS, LOSSES, RESHAPING
 
 MOVING = RESHAPING | {
     f"{name}Backward{version}"

@@ -10,6 +10,8 @@ from torch import nn
 
 from netdoctor import structure
 from netdoctor.history import History
+from netdoctor.loss_path import Path, describe_loss
+from netdoctor.nodes import Node
 from netdoctor.probes import softmaxes
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.lineage import Lineage
@@ -38,7 +40,7 @@ class LayerGraph:
         self._strangers: list[weakref.ref[nn.Parameter]] = []  # parameters between the layers that are not the model's
         self._names: Mapping[int, str] = {}
 
-    def read(self, root: structure.Node, names: Mapping[int, str]) -> structure.Path:
+    def read(self, root: Node, names: Mapping[int, str]) -> Path:
         """Learn the graph where there is something new, and the softmaxes.
 
         Args:
@@ -55,7 +57,7 @@ class LayerGraph:
         if len(probe.forms) > self._known and told:  # a branch may be called later
             if graph.hidden or probe.compiled:
                 if not self.history.facts.loss.nodes:
-                    loss = structure.describe_loss(graph.path)
+                    loss = describe_loss(graph.path)
                     self.history.facts = self.history.facts.with_changes(loss=loss)
                 self._partial = structure.without_nodes(graph)
             else:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from netdoctor import structure
 from netdoctor.best_checkpoint import BestCheckpoint
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
 from netdoctor.layer_graph import LayerGraph
+from netdoctor.loss_path import loss_path
+from netdoctor.nodes import Node
 from netdoctor.probes import entries, gates, losses, norms, optimizers, residuals, unseen
 from netdoctor.probes.activations import ActivationProbe
 from netdoctor.probes.anatomy import describe_layers, describe_parameters
@@ -494,7 +495,7 @@ class Recorder:
         for holding in self._holdings.at_work(self._rested_from - 1):
             holding.step = self.step
 
-    def _read_graph(self, root: structure.Node) -> None:
+    def _read_graph(self, root: Node) -> None:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
         probe = self._activations
         if probe.nodes or (self._thorough and probe.compiled):
@@ -502,9 +503,9 @@ class Recorder:
         elif self._targets_known:
             return
         else:
-            path = structure.loss_path(root)
+            path = loss_path(root)
             if not path.nodes:
-                path = structure.loss_path(root, probe.last)
+                path = loss_path(root, probe.last)
         self._losses.read(path, probe.outputs)
         if probe.given is not None and probe.last_pass_with_gradients and path.nodes:
             with torch.no_grad():

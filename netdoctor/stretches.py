@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from netdoctor.structure import Graph, Node
+from netdoctor.nodes import Node
+from netdoctor.structure import Graph
 
 LINEAR = frozenset(
     f"{name}Backward0"

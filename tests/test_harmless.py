@@ -301,7 +301,7 @@ def fault(*args: Any, **kwargs: Any) -> Any:
         ("netdoctor.probes.scalars.Scalars", "flush"),
         ("netdoctor.recorder.ParameterProbe", "see_accumulated"),
         ("netdoctor.structure", "trace"),
-        ("netdoctor.structure", "loss_path"),
+        ("netdoctor.recorder", "loss_path"),
         ("netdoctor.probes.curves.TrainingLosses", "add"),
         ("netdoctor.probes.curves.TrainingLosses", "after_step"),
         ("netdoctor.probes.curves.ValidationLosses", "add"),

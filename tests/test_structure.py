@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from netdoctor.structure import describe_loss, loss_path, trace
+from netdoctor.loss_path import describe_loss, loss_path
+from netdoctor.structure import trace
 
 
 def traced(loss, **outputs):

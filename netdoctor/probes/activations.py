@@ -20,6 +20,7 @@ from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from netdoctor.facts import WEIGHTED, Layer
+from netdoctor.nodes import Node
 from netdoctor.probes import memory, repeats
 from netdoctor.probes.anatomy import unit_axis
 from netdoctor.probes.blocks import Block
@@ -37,7 +38,7 @@ from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
 from netdoctor.statistics import SATURATION
-from netdoctor.structure import Form, Graph, Node
+from netdoctor.structure import Form, Graph
 
 BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled

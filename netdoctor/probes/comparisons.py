@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from netdoctor.structure import FUNCTIONS, RESHAPING, Node, Path, made_shape
+from netdoctor.loss_path import Path
+from netdoctor.nodes import FUNCTIONS, RESHAPING, Node, made_shape
 
 ELEMENTS = 1 << 20  # of a prediction at most: larger ones would cost more than they tell
 PROBABILITIES = ("SoftmaxBackward0", "LogSoftmaxBackward0")

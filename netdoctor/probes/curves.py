@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from netdoctor.facts import Loss
+from netdoctor.loss_path import Path
 from netdoctor.probes import penalties, predictions
 from netdoctor.probes.comparisons import ELEMENTS, Outputs
 from netdoctor.probes.losses import Evaluated
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.scalars import Scalar, Scalars
 from netdoctor.probes.targets import Targets
-from netdoctor.structure import Path
 
 KINDS = {
     "cross_entropy": ("cross-entropy", "nll"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from netdoctor.facts import NonFinite
-from netdoctor.structure import Node, children_first
+from netdoctor.nodes import Node, children_first
 
 SAVED_RESULTS = ("_saved_result", "_saved_output", "_saved_result1")
 SAVED_INPUTS = {  # saved argument -> its place among the node's inputs

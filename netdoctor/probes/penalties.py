@@ -8,7 +8,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from netdoctor.structure import Node, Path, children_first
+from netdoctor.loss_path import Path
+from netdoctor.nodes import Node, children_first
 
 NODES = 1 << 14  # of one penalty: a few for each parameter
 SHAPING = {

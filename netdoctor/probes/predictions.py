@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netdoctor.loss_path import Path
 from netdoctor.probes.comparisons import Choice, Outputs, Pair, choice, values
-from netdoctor.structure import Path
 
 VALUES = ("mse", "l1", "smooth-l1")
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netdoctor.structure import Path
+from netdoctor.loss_path import Path
 
 ROWS = 64  # samples of a batch
 FEATURES = 1024  # of an input, and values of an error

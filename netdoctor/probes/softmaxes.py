@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from netdoctor.facts import Layer
+from netdoctor.nodes import Node
 from netdoctor.probes.transfer import Transfer, together
-from netdoctor.structure import Node
 
 SIDE = 16  # samples and queries looked at for each softmax: its mean entropy is known to a few percent
 SAMPLES = 4  # of a fused attention, with all their heads

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from netdoctor.loss_path import Path
+from netdoctor.nodes import Node, learned_target, made_shape
 from netdoctor.probes.comparisons import Choice, Outputs, choice, values
-from netdoctor.structure import Node, Path, learned_target, made_shape
 
 _Summary = tuple["Tensor | float", "Tensor | float"]  # mean losses of the best constant and of no information
 COLUMNS = 4096  # target columns watched apart; wider targets are cut

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
+from netdoctor.loss_path import loss_path
 from netdoctor.probes.penalties import split
 from netdoctor.rules.over_regularized import over_regularized as rule
 from netdoctor.rules.weight_growth import weight_growth
-from netdoctor.structure import loss_path
 from tests.rules.training import findings_of
 
 
