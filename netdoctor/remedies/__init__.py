@@ -37,7 +37,12 @@ from netdoctor.remedies.recurrence import gated, orthogonal_recurrence, remember
 from netdoctor.remedies.residual_scaling import initialise_transformer
 from netdoctor.remedies.scales import ADAPTIVE, GAINS, after_sigmoid, gain, ideal_std
 from netdoctor.remedies.schedules import reduce_on_plateau, step_once_an_epoch, warm_up, warm_up_and_decay
-from netdoctor.remedies.standardisation import standardise, standardise_features, standardise_targets
+from netdoctor.remedies.standardisation import (
+    standardise,
+    standardise_features,
+    standardise_robustly,
+    standardise_targets,
+)
 from netdoctor.remedies.weight_scales import bound_weights, quiet_head, scale_weights
 from netdoctor.remedies.wording import names_code
 
@@ -97,6 +102,7 @@ __all__ = [
     "smooth_labels",
     "standardise",
     "standardise_features",
+    "standardise_robustly",
     "standardise_targets",
     "start_again",
     "step_once_an_epoch",

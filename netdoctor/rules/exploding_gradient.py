@@ -16,6 +16,7 @@ from netdoctor.gains import highest_rates, momentum
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
+from netdoctor.rules.unnormalized_target import standardised
 
 
 @rule(Severity.WARNING, explains=("non-finite", "covariate-shift", "underfitting", "loss-plateau", "not-learning"))
@@ -130,7 +131,7 @@ def _blown_up(
         clip = remedies.clip_gradients(norm)
         held = remedies.both(remedies.clip_gradients(10 * norm), remedies.scale_learning_rate(0.1, rate))
         cures = (held, clip, *_rescale(history, clip), lower)
-    first = _standardise_target(history) if scaled_target(history) else _initialisation(history)
+    first = standardised(history) if scaled_target(history) else _initialisation(history)
     names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update]
     names.sort(
         key=lambda name: roles[name].layer == _output(history.facts)
@@ -265,18 +266,6 @@ def _bounding_norm(history: History, share: float = 0.01) -> float | None:
     if adaptive or not facts.groups or not len(rates) or not rates[-1] > 0 or not squares > 0:
         return None
     return float(f"{share * squares**0.5 * (1 - min(momentum(facts), 0.99)) / rates[-1]:.2g}")
-
-
-def _standardise_target(history: History) -> tuple[Remedy, ...]:
-    rms = history.first("target_rms")[""]
-    remedy = Remedy(
-        action=f"Standardise the targets: their rms is {rms:.3g}",
-        code="mean, std = y_train.mean(0), y_train.std(0)\n"
-        "y_train = (y_train - mean) / std  # and prediction = output * std + mean",
-        source="LeCun et al. 1998, Efficient BackProp, section 4.3",
-        effect=f"gradients become about {rms:.3g} times smaller",
-    )
-    return (remedy,)
 
 
 def _history(norms: list[float], loss: list[float], outputs: dict[str, float] | None = None) -> History:
