@@ -1,5 +1,6 @@
 """Remedies that several rules share, with code for the very model, and what carries them out."""
 
+from netdoctor.remedies.attention_scores import divide_scores
 from netdoctor.remedies.attention_weights import xavier_attention
 from netdoctor.remedies.batch_norms import gather_faster, remove_biases, replace_batch_norms
 from netdoctor.remedies.clipping import clip_gradients
@@ -58,6 +59,7 @@ __all__ = [
     "both",
     "bound_weights",
     "clip_gradients",
+    "divide_scores",
     "find_learning_rate",
     "freeze_layers",
     "from_the_start",
