@@ -130,6 +130,7 @@ def bounded(history: History, every: bool = False) -> Remedy:
         "Srivastava et al. 2014, section 5.1 (max-norm); Arjovsky et al. 2017, section 3",
         "the weights stay as large as they were",
         treatment=remedies.bound_weights(weights),
+        unbounded=True,
     )
 
 
