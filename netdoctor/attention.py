@@ -60,7 +60,8 @@ def quieter(facts: Facts, sharp: list[Softmax]) -> Remedy:
         factor = USUAL / max(float(each.logits[-1]), USUAL)
         keys, layer = _keys(facts, each.name), facts.layer(each.name)
         shared = keys or layer.kind == "attention" or layer.units == 3 * layer.fan_in
-        if layer.kind != "other" or own[each.name] == 1:  # else a query stands among others of the module's own
+        alone = own[each.name] == 1  # else a query stands among others of the module's own
+        if alone or (own[each.name] and layer.kind != "other"):
             factors.update(dict.fromkeys((each.name, *keys), factor**0.5 if shared else factor))
     if not factors:
         return Remedy(
@@ -75,6 +76,31 @@ def quieter(facts: Facts, sharp: list[Softmax]) -> Remedy:
         "Vaswani et al. 2017, Attention is all you need, section 3.2.1",
         "each query attends to all keys until it has learned which count",
     )
+
+
+def divided(history: History, sharp: list[Softmax]) -> tuple[Remedy, ...]:
+    """Divide the scores, as large as they began, by what makes them usual.
+
+    Empty where no module has them alone, and where it is the weights that are too large.
+    """
+    divisors = {each.name: max(float(each.logits[0]) / USUAL, 1.0) for each in sharp if _divisible(history, each)}
+    if len(divisors) < len(sharp) or max(divisors.values()) == 1:
+        return ()
+    return (remedies.divide_scores(divisors, max(float(each.logits[0]) for each in sharp), USUAL),)
+
+
+def _divisible(history: History, each: Softmax, small: float = 0.2) -> bool:
+    """A softmax module; or queries whose weights, scaled to usual logits, would be ``small`` of a fresh layer's.
+
+    Steps of a usual size would be large against such weights.
+    """
+    layer, weight = history.facts.layer(each.name), history.facts.weight(each.name)
+    if layer.function == "softmax":
+        return True
+    if layer.kind != "linear" or weight is None or not _keys(history.facts, each.name):
+        return False
+    scaled = history.first("weight_std").get(weight.name, np.inf) * (USUAL / max(float(each.logits[0]), USUAL)) ** 0.5
+    return bool(scaled < small * remedies.ideal_std(layer))
 
 
 def _keys(facts: Facts, queries: str) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class Remedy:
         treatment: Carries it out: a `netdoctor.remedies.Procedure`, or a function ``treatment(model, optimizer)``. None
             where it takes a human hand.
         restart: Whether it only helps from the start: build model and optimizer anew, apply it there, train again.
+        unbounded: Whether what it cures is a loss without a lower bound: a lower loss then tells of no better remedy.
     """
 
     action: str
@@ -75,6 +76,7 @@ class Remedy:
     effect: str = ""
     treatment: Callable[[Any, Any], object] | None = field(default=None, compare=False, repr=False)
     restart: bool = False
+    unbounded: bool = False
 
     @property
     def applicable(self) -> bool:
@@ -90,6 +92,7 @@ class Remedy:
             "effect": self.effect,
             "applicable": self.applicable,
             "restart": self.restart,
+            "unbounded": self.unbounded,
         }
 
     @classmethod
@@ -101,6 +104,7 @@ class Remedy:
             str(data["source"]),
             str(data["effect"]),
             restart=bool(data.get("restart", False)),
+            unbounded=bool(data.get("unbounded", False)),
         )
 
     def apply(self, model: Any, optimizer: Any = None, loss_fn: Any = None) -> Treatment:

@@ -58,9 +58,13 @@ class Arm:
 
 
 def ranked(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-    """The lowest loss first; of losses that hardly differ the one that leaves fewer findings; what was refused last."""
-    by_loss = sorted(arms, key=lambda arm: (bool(arm.refused), arm.loss))
-    order: list[Arm] = []
+    """The lowest loss first; of losses that hardly differ the one that leaves fewer findings; what was refused last.
+
+    Before all others what ends the fall of a loss without a lower bound, by which nothing can be compared.
+    """
+    ending = [arm for arm in arms if _ends_the_fall(arm)]
+    by_loss = sorted((arm for arm in arms if arm not in ending), key=lambda arm: (bool(arm.refused), arm.loss))
+    order: list[Arm] = list(ending)
     while by_loss:
         alike = [arm for arm in by_loss if arm is by_loss[0] or _alike(arm, by_loss[0])]
         best = min(alike, key=lambda arm: len(arm.findings))
@@ -75,9 +79,17 @@ def better(arm: Arm, untouched: Arm) -> bool:
         return False
     if not math.isfinite(untouched.loss):
         return True
+    if arm.remedy is not None and arm.remedy.unbounded:
+        return _ends_the_fall(arm)
     if _alike(arm, untouched):
         return len(arm.findings) < len(untouched.findings)
     return arm.loss < untouched.loss
+
+
+def _ends_the_fall(arm: Arm) -> bool:
+    """Whether it is for a loss without a lower bound, and leaves nothing to complain of."""
+    sound = math.isfinite(arm.loss) and not arm.refused and not arm.findings
+    return sound and arm.remedy is not None and arm.remedy.unbounded
 
 
 def _alike(one: Arm, other: Arm) -> bool:

@@ -63,6 +63,7 @@ def test_a_finding_as_plain_values():
         "effect": "",
         "applicable": True,
         "restart": False,
+        "unbounded": False,
     }
 
 

@@ -198,6 +198,17 @@ def test_the_picture_and_the_table() -> None:
     assert [next(iter(column.cells)) for column in table.columns] == ["Clip", "0.5", "0.01", "nothing"]
 
 
+def test_a_loss_without_a_lower_bound_is_no_measure() -> None:
+    untouched = Arm(None, (-400.0,))
+    slower = Arm(Remedy("slower"), (-900.0,))
+    ends = Arm(Remedy("bound", unbounded=True), (-0.5,))
+    vain = Arm(Remedy("vain", unbounded=True), (-950.0,), findings=("weight-growth",))
+    assert better(ends, untouched)
+    assert not better(vain, untouched)
+    assert ranked((untouched, slower, vain, ends))[0] is ends
+    assert Remedy.from_dict(Remedy("bound", unbounded=True).to_dict()).unbounded
+
+
 def test_of_losses_that_hardly_differ_the_one_with_fewer_findings_is_better() -> None:
     ill, cured = ("expert-imbalance",), ()
     untouched = Arm(None, (1.0,), findings=ill)

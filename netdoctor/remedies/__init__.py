@@ -1,5 +1,6 @@
 """Remedies that several rules share, with code for the very model, and what carries them out."""
 
+from netdoctor.remedies.attention_scores import divide_scores
 from netdoctor.remedies.attention_weights import xavier_attention
 from netdoctor.remedies.batch_norms import gather_faster, remove_biases, replace_batch_norms
 from netdoctor.remedies.clipping import clip_gradients
@@ -37,7 +38,12 @@ from netdoctor.remedies.recurrence import gated, orthogonal_recurrence, remember
 from netdoctor.remedies.residual_scaling import initialise_transformer
 from netdoctor.remedies.scales import ADAPTIVE, GAINS, after_sigmoid, gain, ideal_std
 from netdoctor.remedies.schedules import reduce_on_plateau, step_once_an_epoch, warm_up, warm_up_and_decay
-from netdoctor.remedies.standardisation import standardise, standardise_features, standardise_targets
+from netdoctor.remedies.standardisation import (
+    standardise,
+    standardise_features,
+    standardise_robustly,
+    standardise_targets,
+)
 from netdoctor.remedies.weight_scales import bound_weights, quiet_head, scale_weights
 from netdoctor.remedies.wording import names_code
 
@@ -53,6 +59,7 @@ __all__ = [
     "both",
     "bound_weights",
     "clip_gradients",
+    "divide_scores",
     "find_learning_rate",
     "freeze_layers",
     "from_the_start",
@@ -97,6 +104,7 @@ __all__ = [
     "smooth_labels",
     "standardise",
     "standardise_features",
+    "standardise_robustly",
     "standardise_targets",
     "start_again",
     "step_once_an_epoch",

@@ -59,6 +59,7 @@ def both(first: Remedy, second: Remedy) -> Remedy:
         source=f"{first.source}; {second.source}",
         effect=second.effect,
         treatment=in_turn(first, second) if first.applicable and second.applicable else None,
+        restart=first.restart or second.restart,
     )
 
 

@@ -14,6 +14,9 @@ from netdoctor.findings import Remedy
 from netdoctor.remedies.operation import Operation
 from netdoctor.remedies.procedure import Procedure
 
+CUT = 3.0  # deviations beyond which a value says no more than that it is large: 0.3 % of a normal distribution
+KEPT = 4096  # values of a feature, of which quartiles are known to 2 % of a deviation
+
 
 def standardise(layer: Layer, mean: float, std: float) -> Remedy:
     """Scale the input of the first layer by one mean and one std."""
@@ -55,6 +58,28 @@ def standardise_features(layer: Layer) -> Remedy:
     )
 
 
+def standardise_robustly(layer: Layer) -> Remedy:
+    """Scale each feature by what most of its values are, and cut the others."""
+    return Remedy(
+        action=f"Standardise each feature with its median and quartiles, and cut at {CUT:g} deviations: some values "
+        "stand far out, as placeholders of missing ones do",
+        code="low, median, high = x_train.quantile(torch.tensor([0.25, 0.5, 0.75]), 0)\n"
+        f"x = ((x - median) / ((high - low) / 1.349)).clamp(-{CUT:g}, {CUT:g})  # training, validation and test alike\n"
+        "# better still where you know them: put the median in the place of missing values, and a column that says so",
+        source="Huber 1981, Robust Statistics, section 5.1; sklearn.preprocessing.RobustScaler",
+        effect="the scale is that of the usual values; start again with fresh weights",
+        treatment=Procedure(
+            functools.partial(
+                _prepend,
+                layer=layer.name,
+                make=_StandardiseRobustly,
+                described=f"each feature by its median and quartiles, within {CUT:g} deviations",
+            )
+        ),
+        restart=True,
+    )
+
+
 def _prepend(operation: Operation, layer: str, make: Callable[[], Any], described: str) -> None:
     """Let a pre-hook change what ``layer`` is given."""
     handle = operation.module(layer).register_forward_pre_hook(make())
@@ -90,6 +115,27 @@ class _StandardiseFeatures:
         std = torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std))  # a constant feature stays 0
         shape = [-1 if i == axis else 1 for i in range(x.ndim)]
         return (((x - mean.reshape(shape)) / std.reshape(shape)).to(x.dtype), *args[1:])
+
+
+class _StandardiseRobustly:
+    """Forward pre-hook: each feature by the median and the quartiles of the first training inputs, and cut."""
+
+    def __init__(self) -> None:
+        self.kept: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = args[0]
+        axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else x.ndim - 1
+        if self.kept is None or (module.training and self.kept.shape[1] < KEPT):
+            flat = x.detach().transpose(0, axis).flatten(1).float()[:, :KEPT]
+            self.kept = flat if self.kept is None else torch.cat((self.kept, flat), 1)
+        low, median, high = self.kept.quantile(self.kept.new_tensor([0.25, 0.5, 0.75]), 1)
+        spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
+        spread = torch.where(spread > 1e-6 * median.abs(), spread, self.kept.std(1, correction=0))
+        spread = torch.where(spread > 1e-6 * median.abs(), spread, torch.ones_like(spread))  # a constant feature
+        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+        scaled = (x - median.reshape(shape)) / spread.reshape(shape)
+        return (scaled.clamp(-CUT, CUT).to(x.dtype), *args[1:])
 
 
 def standardise_targets(layer: Layer, mean: float, std: float, factor: float) -> Remedy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netdoctor.attention import Softmax, normed, quieter, softmaxes
+from netdoctor.attention import Softmax, divided, normed, quieter, softmaxes
 from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
@@ -70,6 +70,7 @@ def attention_collapse(
         else (f"{worst.entropy[-1]:.1%} of that of equal ones, {worst.entropy[0]:.0%} at the start")
     )
     bound = sharp if start else sharper
+    first, then = divided(history, found), (quieter(history.facts, found),)
     yield Evidence(
         message=f"{text}; logits reach {worst.logits[-1]:.3g}.",
         layers=tuple(each.name for each in found),
@@ -78,7 +79,7 @@ def attention_collapse(
             for each in found
         ),
         confidence=0.85 if start else 0.8,
-        remedies=(quieter(history.facts, found), normed()),
+        remedies=(*first, *then, normed()) if start else (*then, *first, normed()),
     )
 
 

@@ -14,6 +14,7 @@ from netdoctor.gains import lasting_overshoot, overshoot, reference
 from netdoctor.history import History
 from netdoctor.remedies import clip_gradients, from_the_start, scale_learning_rate
 from netdoctor.rules.base import rule
+from netdoctor.rules.weight_growth import bounded
 from netdoctor.trends import block_means, is_rising
 
 Floats = NDArray[np.float64]
@@ -106,7 +107,7 @@ def diverging_loss(
             readings=(Reading("loss", recent, None, "loss", span),),
             confidence=0.7,
             severity=Severity.WARNING,
-            remedies=(_bounded(), *map(from_the_start, reversed(remedies[1:]))),
+            remedies=(_bounded(), *map(from_the_start, (bounded(history), *reversed(remedies[1:])))),
         )
 
 

@@ -12,9 +12,11 @@ from netdoctor.depth import profile
 from netdoctor.derived import of_facts
 from netdoctor.facts import WEIGHTED, Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.gains import highest_rates, momentum
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
+from netdoctor.rules.unnormalized_target import standardised
 
 
 @rule(Severity.WARNING, explains=("non-finite", "covariate-shift", "underfitting", "loss-plateau", "not-learning"))
@@ -91,7 +93,7 @@ def exploding_gradient(
             confidence=0.9 if first > depth_severe else 0.75,
             remedies=(
                 *_initialisation(history),
-                remedies.clip_gradients(1.0),
+                remedies.from_the_start(remedies.clip_gradients(_bounding_norm(history) or 1.0)),
                 remedies.normalise(history.facts, depth.layers[:-1]),
             ),
         )
@@ -120,12 +122,19 @@ def _blown_up(
     grew = peak > growth * usual
     grown = f"grew from {usual:.3g} to {peak:.3g}" if grew else f"have a norm of {peak:.3g}"
     dwarf = f", steps reached {worst:.2g} times the weights" if worst > update else ""
-    rates = history.table("learning_rate").values[-1:]
     early = np.where(np.isfinite(rows), rows, 0)[:3].max(1, initial=0)
     factor = min(max(0.01 / max(float(np.median(early)) if len(early) else 1.0, 1e-9), 1e-4), 0.1)
-    lower = remedies.scale_learning_rate(float(f"{factor:.1g}"), float(rates.max()) if rates.size else None)
-    first = _standardise_target(history) if scaled_target(history) else _initialisation(history) or _rescale(history)
-    clip = remedies.clip_gradients(float(f"{usual:.2g}") if grew and not first else 1.0)
+    rates = highest_rates(history)
+    rate = float(rates[-1]) if len(rates) else None
+    lower = remedies.scale_learning_rate(float(f"{factor:.1g}"), rate)
+    norm = _bounding_norm(history)
+    if norm is None:  # clipping bounds no step of an adaptive optimizer
+        cures: tuple[Remedy, ...] = (lower, remedies.clip_gradients(float(f"{usual:.2g}") if grew else 1.0))
+    else:
+        clip = remedies.clip_gradients(norm)
+        held = remedies.both(remedies.clip_gradients(10 * norm), remedies.scale_learning_rate(0.1, rate))
+        cures = (held, clip, *_rescale(history, clip), lower)
+    first = standardised(history) if scaled_target(history) else _initialisation(history)
     names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update]
     names.sort(
         key=lambda name: roles[name].layer == _output(history.facts)
@@ -139,7 +148,7 @@ def _blown_up(
             Reading("largest step over weight norm", worst, update, "", span),
         ),
         confidence=0.9,
-        remedies=(*first, *map(remedies.from_the_start, (clip, lower))),
+        remedies=(*first, *map(remedies.from_the_start, cures)),
     )
 
 
@@ -195,8 +204,8 @@ def _recurrent_weights(facts: Facts) -> list[Parameter]:
 
 
 def scaled_target(history: History, bound: float = 10.0) -> bool:
-    """Whether a regression's targets are in raw units."""
-    return history.latest("target_rms").get("", 0.0) > bound
+    """Whether a regression's targets are in raw units: at the start, for those that a model makes grow with it."""
+    return history.first("target_rms").get("", 0.0) > bound
 
 
 def _clipped(norms: NDArray[np.float32], cut: NDArray[np.float64], bound: float) -> Evidence:
@@ -239,25 +248,27 @@ def _initialisation(history: History) -> tuple[Remedy, ...]:
     return (remedies.initialise(facts, large),) if large else ()
 
 
-def _rescale(history: History, ill: float = 5.0) -> tuple[Remedy, ...]:
+def _rescale(history: History, clip: Remedy, ill: float = 5.0) -> tuple[Remedy, ...]:
     """Fit the weights to the data where the first loss was ``ill`` times that of an output that knows nothing."""
     uninformed, start = history.first("uninformed_loss").get("", np.inf), history.first("loss").get("", 0.0)
     layers = [each.name for each in history.facts.layers if each.called and each.kind in ("linear", "conv")]
     if not layers or start <= ill * abs(uninformed):
         return ()
-    return (remedies.from_the_start(remedies.both(remedies.rescale_by_data(layers), remedies.clip_gradients(1.0))),)
+    return (remedies.both(remedies.rescale_by_data(layers), clip),)
 
 
-def _standardise_target(history: History) -> tuple[Remedy, ...]:
-    rms = history.latest("target_rms")[""]
-    remedy = Remedy(
-        action=f"Standardise the targets: their rms is {rms:.3g}",
-        code="mean, std = y_train.mean(0), y_train.std(0)\n"
-        "y_train = (y_train - mean) / std  # and prediction = output * std + mean",
-        source="LeCun et al. 1998, Efficient BackProp, section 4.3",
-        effect=f"gradients become about {rms:.3g} times smaller",
-    )
-    return (remedy,)
+def _bounding_norm(history: History, share: float = 0.01) -> float | None:
+    """Gradient norm of which the optimizer makes a step of ``share`` of the weights; None where it rescales them.
+
+    By default 1 % of the weights, what learning rates are chosen for, and momentum adds up the steps.
+    """
+    facts, started = history.facts, history.first("weight_rms")
+    rates = highest_rates(history)
+    squares = sum(p.size * started.get(p.name, 0.0) ** 2 for p in facts.parameters if p.role == "weight")
+    adaptive = any(group.optimizer.startswith(remedies.ADAPTIVE) for group in facts.groups)
+    if adaptive or not facts.groups or not len(rates) or not rates[-1] > 0 or not squares > 0:
+        return None
+    return float(f"{share * squares**0.5 * (1 - min(momentum(facts), 0.99)) / rates[-1]:.2g}")
 
 
 def _history(norms: list[float], loss: list[float], outputs: dict[str, float] | None = None) -> History:

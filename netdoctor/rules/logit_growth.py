@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from netdoctor import remedies
-from netdoctor.attention import Softmax, normed, quieter, softmaxes
+from netdoctor.attention import Softmax, divided, normed, quieter, softmaxes
 from netdoctor.facts import Facts, Group, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
@@ -59,6 +59,7 @@ def logit_growth(
         return
     worst = max(found, key=lambda each: float(each.logits[-1]))
     names = (worst.name, *(each.name for each in found if each is not worst))
+    slower = _slower(history, found, update)
     yield Evidence(
         message=f"Attention logits of {spoken(worst.name)} grew from {worst.logits[0]:.2g} to {worst.logits[-1]:.3g}, "
         f"and the loss is {state.recent:.3g}"
@@ -69,7 +70,7 @@ def logit_growth(
         ),
         confidence=0.85,
         severity=None if stuck else Severity.NOTE,
-        remedies=(_slower(history, found, update), normed()),
+        remedies=(slower, *(() if slower.applicable else divided(history, found)), normed()),
     )
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from netdoctor import remedies
 from netdoctor.ends import first_layers
 from netdoctor.facts import Facts, Layer, spoken
-from netdoctor.findings import Evidence, Reading, Severity, Skipped
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
+from netdoctor.rules.unnormalized_target import standardised
 
 CAUSED = (
     "poor-initialization",
@@ -39,7 +40,9 @@ def unnormalized_input(
     small: float = 0.01,  # rms; below, SGD gets nowhere in 300 steps and Adam loses most of its speed
     faint: float = 0.05,  # largest magnitude of such an input; one-hot and tf-idf have a small rms, but larger entries
     varied: float = 0.02,  # spread over samples against rms; a feature of 50 ± 1 reads as much, [0, 1] images 0.5
-    uneven: float = 2.0,  # spread of the features' means over the overall mean: images 1, raw tables 2.8 and more
+    uneven: float = 1.3,  # spread of the features' means over the overall mean: images 1, raw tables 1.7 and more
+    apart: float = 2.0,  # largest magnitude in the rms of one feature that is all of the scale: 1.7 if uniform
+    raw: float = 30.0,  # rms of a regression's targets, as in unnormalized-target
     weak: float = 0.1,  # rms, where nothing is learned and
     drowned: float = 0.3,  # of the first layer's output, all that differs between samples; rms times √fan-in by default
     patience: int = 50,  # steps without learning; 580 healthy runs have no such input at all
@@ -97,6 +100,12 @@ def unnormalized_input(
         features = between > uneven * abs(m) and layer.kind != "conv"
         text = f"The input of {spoken(layer.name)} has rms {rms:.3g} (mean {m:.3g}, std {s:.3g}); {fault}"
         one, each = remedies.standardise(layer, m, s if s > 0 else 1.0), remedies.standardise_features(layer)
+        cures: tuple[Remedy, ...] = (each, one) if features else (one, each)
+        outlying = high.get(layer.name, 0.0) > apart * max(layer.fan_in, 1) ** 0.5 * rms
+        if outlying and layer.kind != "conv":
+            cures = (remedies.standardise_robustly(layer), *cures)
+        if history.first("target_rms").get("", 0.0) > raw:
+            cures = (*(remedies.both(first, then) for first in cures for then in standardised(history)), *cures)
         behind = [other.kind for other in history.facts.layers if layer.name in other.inputs]
         normed = bool(behind) and all(kind == "norm" for kind in behind)  # and none takes it as it is, past a norm
         yield Evidence(
@@ -105,7 +114,7 @@ def unnormalized_input(
             layers=(layer.name,) if layer.name else (),
             readings=(reading, Reading("mean of the input", m, 0.0, "x"), Reading("std of the input", s, 1.0, "x")),
             confidence=0.9,
-            remedies=(each, one) if features else (one, each),
+            remedies=cures,
             severity=Severity.NOTE if normed else Severity.WARNING,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from netdoctor import remedies
 from netdoctor.ends import last_layers
 from netdoctor.facts import Facts, Group, Layer, Loss
-from netdoctor.findings import Evidence, Reading, Severity, Skipped
+from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
@@ -65,10 +65,6 @@ def unnormalized_target(
     if not scale > large or reached > near * scale or (state is not None and state.learned):
         return
     mean, std = (float(history.series(name)[1][-1]) for name in ("target_mean", "target_std"))
-    layer = next((layer for layer in facts.layers if layer.name == facts.loss.layer), None)
-    adaptive = any(group.optimizer.startswith(remedies.ADAPTIVE) for group in facts.groups)
-    spread = std if std > 0 and math.isfinite(std) else scale
-    factor = 1.0 if adaptive else spread ** -POWER[facts.loss.kind]
     yield Evidence(
         message=f"The targets have rms {scale:.4g} (mean {mean:.4g}, std {std:.4g}); the outputs start between "
         f"{low:.3g} and {high:.3g}",
@@ -80,8 +76,22 @@ def unnormalized_target(
             Reading("largest output of the first step", reached, near * scale, "y", (1, 1)),
         ),
         confidence=0.9,
-        remedies=(remedies.standardise_targets(layer or Layer("", "other"), mean, spread, factor),),
+        remedies=standardised(history),
     )
+
+
+def standardised(history: History) -> tuple[Remedy, ...]:
+    """Standardised targets as a remedy, empty where no values are seen; by hand where each column has its own unit."""
+    facts = history.facts
+    if facts.loss.kind not in POWER or not len(history.series("target_rms")[1]):
+        return ()
+    rms, mean, std = (float(history.series(f"target_{name}")[1][-1]) for name in ("rms", "mean", "std"))
+    spread = std if std > 0 and math.isfinite(std) else rms
+    alike = rms**2 - mean**2 - spread**2 <= spread**2  # the means of the columns differ by less than the samples
+    layer = next((layer for layer in facts.layers if layer.name == facts.loss.layer and alike), Layer("", "other"))
+    adaptive = any(group.optimizer.startswith(remedies.ADAPTIVE) for group in facts.groups)
+    factor = 1.0 if adaptive else spread ** -POWER[facts.loss.kind]
+    return (remedies.standardise_targets(layer, mean, spread, factor),)
 
 
 def _history(rms: float, output: float, loss: list[float], kind: str = "mse") -> History:

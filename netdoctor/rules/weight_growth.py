@@ -91,7 +91,7 @@ def weight_growth(
             Reading("growth over the way", float(np.median(outward[usable])), straight, "", span),
         ),
         confidence=0.8,
-        remedies=tuple(map(remedies.from_the_start, (_bound(history.facts, history), _decay(history.facts)))),
+        remedies=tuple(map(remedies.from_the_start, (bounded(history), _decay(history.facts)))),
     )
 
 
@@ -109,16 +109,16 @@ def _rewarded(history: History, first: float, now: float) -> Evidence:
                 "Goodfellow et al. 2016, Deep Learning, section 7.1",
                 "the weights stay as small as the data let them",
             ),
-            *map(remedies.from_the_start, (_bound(history.facts, history),)),
+            remedies.from_the_start(bounded(history, every=True)),  # the penalty rewards biases and norms as well
         ),
     )
 
 
-def _bound(facts: Facts, history: History) -> Remedy:
-    """Keep the norm of every weight at what it was at the start."""
+def bounded(history: History, every: bool = False) -> Remedy:
+    """Keep the norm of each weight, or of every parameter, at what it was at the start; at 1 of those that were 0."""
     first = history.first("weight_rms")
-    weights = {p.name: first[p.name] for p in facts.parameters if p.role == "weight" and first.get(p.name, 0.0) > 0}
-
+    chosen = [p.name for p in history.facts.parameters if p.trainable and (every or p.role == "weight")]
+    weights = {name: first[name] or 1.0 for name in chosen if name in first and (every or first[name] > 0)}
     return Remedy(
         "Look for a loss without a lower bound (the sign of a penalty, a critic without constraint), and bound the "
         "weights after each step",
@@ -130,6 +130,7 @@ def _bound(facts: Facts, history: History) -> Remedy:
         "Srivastava et al. 2014, section 5.1 (max-norm); Arjovsky et al. 2017, section 3",
         "the weights stay as large as they were",
         treatment=remedies.bound_weights(weights),
+        unbounded=True,
     )
 
 

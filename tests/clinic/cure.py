@@ -38,6 +38,7 @@ class Tried:
         cured: Whether that is below the twin's bound.
         short: Validation loss, or else mean training loss, at the end of a short training; infinite where it was lost.
         findings: Slugs of the warnings and errors that remain then.
+        unbounded: Whether it is for a loss by which a trial cannot compare.
     """
 
     action: str
@@ -46,6 +47,7 @@ class Tried:
     cured: bool = False
     short: float = math.inf
     findings: tuple[str, ...] = ()
+    unbounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ class Cure:
     def pick(self) -> Tried | None:
         """What a trial puts first; None where it finds nothing better than no remedy."""
         usable = [each for each in self.tried if not each.refused]
-        arms = [Arm(netdoctor.Remedy(each.action), (each.short,), findings=each.findings) for each in usable]
+        arms = [
+            Arm(netdoctor.Remedy(each.action, unbounded=each.unbounded), (each.short,), findings=each.findings)
+            for each in usable
+        ]
         best = next((arm for arm in ranked((*arms, self.untouched)) if better(arm, self.untouched)), None)
         if best is None:
             return None
@@ -149,7 +154,7 @@ def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Trie
     short_loss, remaining = _shortly(program, turn, short)
     _train(program, turn + short, case.steps - short)
     loss = program.loss()
-    return Tried(remedy.action, "", loss, loss < case.bound, short_loss, remaining)
+    return Tried(remedy.action, "", loss, loss < case.bound, short_loss, remaining, remedy.unbounded)
 
 
 def _train(program: Program, before: int, turns: int) -> None:

@@ -45,6 +45,8 @@ EACH: dict[str, tuple[str, Make]] = {
     "less dropout": ("mlp", lambda p: remedies.set_dropout(["4"], 0.0)),
     "standardise": ("mlp", lambda p: remedies.standardise(p.facts.layer("0"), 1.0, 2.0)),
     "standardise features": ("cnn", lambda p: remedies.standardise_features(p.facts.layer("0.0"))),
+    "standardise robustly": ("mlp", lambda p: remedies.standardise_robustly(p.facts.layer("0"))),
+    "divide scores": ("mlp", lambda p: remedies.divide_scores({"2": 3.0, "6": 5.0}, 1.5, 0.3)),
     "start again": ("mlp", lambda p: remedies.start_again(p.facts, LINEARS, 0.1)),
     "in turn": ("mlp", lambda p: _both(remedies.clip_gradients(0.1), remedies.replace_by_leaky_relu(["3"]))),
     "missing parameters": ("mlp", lambda p: _without(p, remedies.add_missing_parameters())),

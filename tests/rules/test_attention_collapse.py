@@ -82,6 +82,43 @@ def test_queries_and_keys_too_large_are_found_at_once_and_cured(fused: bool):
     assert loss < 1.0
 
 
+class Scored(Reader):
+    """The same with a module for the softmax."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale)
+        self.softmax = nn.Softmax(dim=2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.places.weight
+        scores = self.scale * self.query(x[:, :1]) @ self.key(x).transpose(1, 2)
+        out: Tensor = self.head((self.softmax(scores) @ self.value(x))[:, 0])
+        return out
+
+
+@pytest.mark.parametrize(("reader", "module"), [(Reader, "query"), (Scored, "softmax")])
+def test_scores_that_lack_their_divisor_are_divided(reader: type[Reader], module: str) -> None:
+    sick = reader(scale=40.0)
+    (finding,) = train(sick, torch.optim.SGD(sick.parameters(), 0.0), 1)[0]
+    remedy = finding.remedies[0] if module == "query" else next(each for each in finding.remedies if each.applicable)
+    assert remedy.action.startswith("Divide")
+    assert module in remedy.code
+    model = reader(scale=40.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    treatment = remedy.apply(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    found, loss = train(model, torch.optim.Adam(model.parameters(), 3e-3), 400)
+    assert not found
+    assert loss < 1.0
+    treatment.undo()
+
+
+def test_where_the_weights_are_too_large_they_are_scaled() -> None:
+    model = large(Reader())
+    (found,) = train(model, torch.optim.SGD(model.parameters(), 0.0), 1)[0]
+    assert not any(remedy.action.startswith("Divide") for remedy in found.remedies)
+
+
 def test_the_code_does_what_apply_does():
     model, twin = large(Reader()), large(Reader())
     twin.load_state_dict(model.state_dict())

@@ -106,6 +106,7 @@ def test_a_critic_that_nothing_bounds_is_named() -> None:
     (found,), _ = train(model, torch.optim.Adam(model.parameters(), 5e-3), wasserstein, 150)
     assert "without end" in found.message
     assert found.severity == Severity.WARNING
+    assert next(remedy for remedy in found.remedies if remedy.applicable).unbounded
 
 
 def test_quiet_on_runs_that_go_down_whatever_their_sign() -> None:

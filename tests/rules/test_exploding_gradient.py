@@ -7,7 +7,7 @@ from torch import nn
 import netdoctor
 from netdoctor.findings import Evidence
 from netdoctor.history import History
-from netdoctor.rules.exploding_gradient import exploding_gradient, fires, quiet
+from netdoctor.rules.exploding_gradient import exploding_gradient, fires, quiet, scaled_target
 
 X = torch.randn(512, 32, generator=torch.Generator().manual_seed(0))
 CLASS = (X[:, :2] > 0).long() @ torch.tensor([1, 2])
@@ -92,3 +92,37 @@ def test_clipping_at_work_is_no_explosion() -> None:
     model = network(2, 1)
     history, _ = train(model, torch.optim.SGD(model.parameters(), lr=0.05), TARGET, 100, clip=1.0)
     assert not found(history)
+
+
+def test_clipping_makes_steps_of_a_hundredth_of_the_weights() -> None:
+    model = network(2, 1)
+    weights = sum(float(layer.weight.detach().square().sum()) for layer in model if isinstance(layer, nn.Linear)) ** 0.5
+    history, _ = train(model, torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9), 5 * X[:, :1], 4)
+    (evidence,) = found(history)
+    lowered, clipped = (remedy for remedy in evidence.remedies if "clip_grad_norm_" in remedy.code)
+    norm = 0.01 * weights * (1 - 0.9) / 0.5
+    assert f"max_norm={norm:.2g}" in clipped.code
+    assert f"max_norm={10 * norm:.2g}" in lowered.code
+    assert '"lr"] *= 0.1' in lowered.code
+    fresh = network(2, 1)
+    optimizer = torch.optim.SGD(fresh.parameters(), lr=0.5, momentum=0.9)
+    lowered.apply(fresh, optimizer)
+    _, last = train(fresh, optimizer, 5 * X[:, :1], 200)
+    assert last < 2.5  # a tenth of the variance of the targets
+
+
+def test_where_the_optimizer_rescales_gradients_a_lower_rate_comes_before_clipping() -> None:
+    model = network(2, 1)
+    history, _ = train(model, torch.optim.Adam(model.parameters(), lr=1.0), 5 * X[:, :1], 4)
+    (evidence,) = found(history)
+    assert ["clip_grad_norm_" in remedy.code for remedy in evidence.remedies] == [False, True]
+    fresh = network(2, 1)
+    optimizer = torch.optim.Adam(fresh.parameters(), lr=1.0)
+    evidence.remedies[0].apply(fresh, optimizer)
+    _, last = train(fresh, optimizer, 5 * X[:, :1], 200)
+    assert last < 2.5
+
+
+def test_targets_that_grow_with_the_outputs_are_not_in_raw_units() -> None:
+    history = History.of(fires()[0].facts, target_rms=[1.0, 2.0, 900.0])
+    assert not scaled_target(history)

@@ -8,7 +8,7 @@ from sklearn import datasets
 from torch import Tensor, nn
 
 import netdoctor
-from netdoctor.findings import Finding, Severity
+from netdoctor.findings import Finding, Remedy, Severity
 from netdoctor.history import History
 from netdoctor.rules.unnormalized_input import fires, quiet, unnormalized_input
 from tests.rules.rounds import rounds, rows
@@ -155,3 +155,57 @@ def test_small_inputs_that_drown_in_the_biases() -> None:
     (finding,) = said(0.04)
     assert "biases" in finding.message
     assert not said(1.0)
+
+
+def test_placeholders_of_missing_values_do_not_set_the_scale() -> None:
+    torch.manual_seed(0)
+    clean = torch.randn(500, 10)
+    y = (clean[:, 0] > 0).long()
+    x = torch.where(torch.rand_like(clean) < 0.01, -9999.0, clean)
+    (finding,) = found(network(10, 2), (x, y), lr=1e-6)
+    assert "median" in finding.remedies[0].action
+    model = nn.Sequential(nn.Linear(10, 4))
+    finding.remedies[0].apply(model)
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    model(x)
+    usual = x > -9999
+    middle = usual & (clean.abs() < 2.5)
+    assert float((seen[0] - clean)[middle].abs().max()) < 0.5  # deviations
+    assert bool((seen[0][~usual] == -3).all())
+    names: dict[str, object] = {"x": x, "x_train": x, "torch": torch}
+    exec(finding.remedies[0].code, names)
+    assert torch.allclose(torch.as_tensor(names["x"]), seen[0], atol=0.1)
+
+
+def test_a_column_in_another_unit_is_no_placeholder() -> None:
+    torch.manual_seed(0)
+    x = (2 * torch.rand(500, 10) - 1) * torch.tensor([1e4, *[1.0] * 9])
+    (finding,) = found(network(10, 2), (x, (x[:, 1] > 0).long()), lr=1e-6)
+    assert not any("median" in remedy.action for remedy in finding.remedies)
+
+
+def test_targets_in_the_unit_of_the_inputs_are_standardised_with_them() -> None:
+    torch.manual_seed(0)
+    x = 4000 + 700 * torch.randn(500, 8)
+    y = x[:, :1] + 70 * torch.randn(500, 1)
+
+    def after(steps: int, *remedies: Remedy) -> tuple[tuple[Finding, ...], float]:
+        model = network(8, 1)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
+        for remedy in remedies:
+            remedy.apply(model, optimizer)
+        with netdoctor.watch(model, reporters=[], rules=[unnormalized_input]) as monitor:
+            for _ in range(steps):
+                loss = nn.functional.mse_loss(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            return monitor.diagnose().findings, float(loss.detach())
+
+    (finding,), _ = after(5)
+    both, alone = finding.remedies[0], finding.remedies[-1]
+    assert "target" in both.action
+    assert "target" not in alone.action
+    assert both.restart
+    assert after(300, both)[1] < 0.1 * 700**2 < after(300, alone)[1]
