@@ -41,6 +41,8 @@ class Layer:
             attention.
         time_first: Whether it takes the first dimension for the time or the sequence: recurrent layers and attention
             without ``batch_first``.
+        exchanged: Whether it reads sequences from a view whose first two dimensions are those of the tensor behind it
+            the other way round, the order in memory being the same.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Layer:
     batch: int = 0
     rate: float = 0.0
     time_first: bool = False
+    exchanged: bool = False
 
     def __hash__(self) -> int:
         """That of its name: rules look layers up, and the names of one model differ."""
