@@ -39,8 +39,11 @@ class Layer:
         batch: Extent of the first dimension of its output at its first call; 0 where unknown.
         rate: Probability with which it drops a unit: of dropout layers, and of dropout inside recurrent layers and
             attention.
+        momentum: Weight of a new batch in what a batch norm gathers for evaluation; 0 where it averages over all.
         time_first: Whether it takes the first dimension for the time or the sequence: recurrent layers and attention
             without ``batch_first``.
+        exchanged: Whether it reads sequences from a view whose first two dimensions are those of the tensor behind it
+            the other way round, the order in memory being the same.
     """
 
     name: str
@@ -61,7 +64,9 @@ class Layer:
     dtype: str = ""
     batch: int = 0
     rate: float = 0.0
+    momentum: float = 0.0
     time_first: bool = False
+    exchanged: bool = False
 
     def __hash__(self) -> int:
         """That of its name: rules look layers up, and the names of one model differ."""

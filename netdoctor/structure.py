@@ -95,11 +95,12 @@ def _contains(name: str, others: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """A layer's output at its first call: values of each unit, dtype, extent of the first dimension."""
+    """A layer's first call: of its output values of each unit, dtype and extent of the first dimension; its input."""
 
     samples: int = 0
     dtype: str = ""
     batch: int = 0
+    exchanged: bool = False
 
 
 def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: Mapping[str, Form]) -> Facts:
@@ -121,6 +122,7 @@ def learn(facts: Facts, graph: Graph, parameter_ids: Mapping[str, int], forms: M
             samples=form.samples,
             dtype=form.dtype,
             batch=form.batch,
+            exchanged=form.exchanged,
             inputs=graph.inputs.get(layer.name, layer.inputs),
             nonlinearity=graph.nonlinearity.get(layer.name, layer.nonlinearity),
             residual=layer.name in graph.mixed or layer.residual,

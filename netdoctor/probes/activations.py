@@ -28,6 +28,7 @@ from netdoctor.probes.comparisons import ELEMENTS
 from netdoctor.probes.compiled import ROOT, Marked, forget
 from netdoctor.probes.hooks import ForwardHook, GradientHook, PassHook
 from netdoctor.probes.lineage import Lineage
+from netdoctor.probes.mixing import exchanged
 from netdoctor.probes.planes import Planes
 from netdoctor.probes.ranks import enclosing
 from netdoctor.probes.reductions import reduce_gradients, reduce_layers
@@ -330,7 +331,8 @@ class ActivationProbe:
         local = None if produced is None else plain(produced)
         if produced is None or local is None:
             return
-        axis = self._note_form(slot, local)
+        reads = self.layers[slot].kind in ("recurrent", "attention")
+        axis = self._note_form(slot, local, given if reads else None)
         block = None
         if self.splits or type(produced) is not Tensor:
             if pending(produced):
@@ -370,13 +372,13 @@ class ActivationProbe:
         if local is not None:
             self._note_form(slot, local)
 
-    def _note_form(self, slot: int, output: Tensor) -> int:
+    def _note_form(self, slot: int, output: Tensor, sequences: Tensor | None = None) -> int:
         """Dimension over units of a layer's output; what it looks like is noted at its first call."""
         axis, name = self.axis(slot, output), self.layers[slot].name
         if name not in self.forms:
             units = output.shape[axis] if output.ndim else 1
             dtype, batch = str(output.dtype).removeprefix("torch."), output.shape[0] if output.ndim else 0
-            self.forms[name] = Form(output.numel() // max(units, 1), dtype, batch)
+            self.forms[name] = Form(output.numel() // max(units, 1), dtype, batch, exchanged(sequences))
         return axis
 
     def _sample_input(self, slot: int, given: Tensor) -> None:

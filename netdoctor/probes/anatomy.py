@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import UninitializedParameter
@@ -159,7 +159,8 @@ def describe_layers(modules: dict[str, nn.Module]) -> tuple[Layer, ...]:
         function, rate = activation_function(module), dropout_rate(module) or inner_dropout(module)
         first = kind in ("recurrent", "attention") and getattr(module, "batch_first", True) is False
         described = Layer(name, kind, type(module).__name__, function, fan_in, fan_out, units, rate=rate)
-        layers.append(replace(described, time_first=first))
+        momentum = (module.momentum or 0.0) if isinstance(module, _BatchNorm) else 0.0
+        layers.append(replace(described, momentum=momentum, time_first=first))
     return tuple(layers)
 
 

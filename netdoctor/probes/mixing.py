@@ -45,6 +45,26 @@ def sample_mixing(model: nn.Module, inputs: Any) -> float | None:
     return change / spread if spread > 0 else None
 
 
+def exchanged(given: Tensor | None) -> bool:
+    """Whether a tensor is a view whose first two dimensions are those of the tensor behind it the other way round.
+
+    Both in the order of memory: `transpose` changes the strides, and a copy of what it gives is no view.
+    """
+    if given is None or given.ndim < 3 or given.shape[0] == given.shape[1] or 1 in given.shape[:2]:
+        return False
+    return _shape_behind(given) == (given.shape[1], given.shape[0], *given.shape[2:])
+
+
+def _shape_behind(view: Tensor) -> tuple[int, ...] | None:
+    """Shape of what `view` or `reshape` was called on; without gradients, of the tensor that owns the memory."""
+    node: Any = view.grad_fn
+    owner = view._base
+    if node is not None:
+        viewed = node.name().startswith(("ViewBackward", "UnsafeViewBackward"))
+        return tuple(node._saved_self_sym_sizes) if viewed else None
+    return tuple(owner.shape) if owner is not None and owner.is_contiguous() and view.is_contiguous() else None
+
+
 def _answers(model: nn.Module, inputs: Any, size: int) -> Tensor | None:
     """The output, a row a sample; None where it has another form."""
     if isinstance(inputs, Mapping):

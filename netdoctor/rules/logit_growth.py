@@ -23,6 +23,7 @@ def logit_growth(
     huge: float = 100.0,  # logit at which it is noted in a model that learns (Kimi K2 clips there)
     growth: float = 10.0,  # × the first reading; logits of variance 1 begin with 1 to 3
     little: float = 0.15,  # gain of the loss over a constant: below, nothing was learned that would need such logits
+    learned: float = 0.5,  # the same: beyond, what the attention has learned does its work, as in attention-collapse
     update: float = 0.1,  # of a weight's norm in a step: the groups whose steps are so large are slowed down
     readings: int = 2,  # latest thorough samples that must agree
 ) -> Iterator[Evidence | Skipped]:
@@ -30,7 +31,8 @@ def logit_growth(
 
     ## What it looks at
     The largest logit of each attention, some queries of some samples, against its first reading. It is a warning where
-    the loss has hardly gained on a constant prediction, a note where a model that learns gets there.
+    the loss has hardly gained on a constant prediction, or no longer falls from more than half of it; a note where a
+    model that learns gets there.
 
     ## Why it matters
     Queries and keys amplify each other: their product grows with the square of the weights. The softmax then picks one
@@ -57,6 +59,7 @@ def logit_growth(
     found = [each for each in found if each.logits[-readings:].min() >= growth * each.logits[0]]
     if not found:
         return
+    idle = stuck or (state.gain < learned and not state.falling)
     worst = max(found, key=lambda each: float(each.logits[-1]))
     names = (worst.name, *(each.name for each in found if each is not worst))
     slower = _slower(history, found, update)
@@ -69,7 +72,7 @@ def logit_growth(
             Reading(f"largest logit of {each.name}", float(each.logits[-1]), bound, "", _span(each)) for each in found
         ),
         confidence=0.85,
-        severity=None if stuck else Severity.NOTE,
+        severity=None if idle else Severity.NOTE,
         remedies=(slower, *(() if slower.applicable else divided(history, found)), normed()),
     )
 
@@ -114,12 +117,14 @@ def _run(logits: list[float], loss: list[float]) -> History:
 
 
 _STALLED, _LEARNING = [2.2] * 64, [2.2 * 0.97**i for i in range(64)]
+_HELD_UP = [max(loss, 1.5) for loss in _LEARNING]
 
 
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
     return (
         _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _STALLED),
+        _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _HELD_UP),
         _run([1.0, 2.0, 9.0, 40.0, 90.0, 300.0, 300.0], _LEARNING),  # a note
     )
 

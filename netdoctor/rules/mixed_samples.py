@@ -24,7 +24,8 @@ def mixed_samples(
     In evaluation mode, the change of the first sample's answer when the other samples of its batch change places, over
     the spread of the answers. Only `netdoctor.checkup` measures it: it takes two further passes. In every training:
     whether a recurrent layer or attention without ``batch_first`` takes for time a dimension that is as long as the
-    batch of the model's input and of the targets, while the other one is not.
+    batch of the model's input and of the targets, while the other one is not; and whether its input is a view with the
+    first two dimensions exchanged, the numbers lying in memory as before.
 
     ## Why it matters
     A `view` in place of `transpose`, a softmax or a mean over the wrong dimension make samples share what they should
@@ -38,6 +39,10 @@ def mixed_samples(
     ## References
     Karpathy 2019, A Recipe for Training Neural Networks ("use backprop to chart dependencies").
     """
+    cut = tuple(layer for layer in history.facts.layers if layer.exchanged)
+    if cut:
+        yield _viewed(cut)
+        return
     along = _along_the_batch(history.facts)
     if along:
         yield _taken_for_time(history.facts, along)
@@ -101,6 +106,30 @@ def _taken_for_time(facts: Facts, layers: tuple[Layer, ...]) -> Evidence:
     )
 
 
+def _viewed(layers: tuple[Layer, ...]) -> Evidence:
+    first = layers[0]
+    extents = first.batch, first.samples // first.batch
+    return Evidence(
+        message=f"{spoken(first.name)}: its input of [{extents[0]}, {extents[1]}, …] is a view of "
+        f"[{extents[1]}, {extents[0]}, …], not its transpose: what belongs to one sample is dealt out to several",
+        layers=tuple(layer.name for layer in layers),
+        readings=(
+            Reading("extent of the first dimension", float(extents[0])),
+            Reading("extent of the first dimension before the view", float(extents[1])),
+        ),
+        confidence=0.95,
+        remedies=(
+            Remedy(
+                "Exchange the dimensions by `transpose`: `view` and `reshape` leave the numbers in their order",
+                f"x = x.transpose(0, 1)  # before {spoken(first.name)}, in place of x.view({extents[0]}, "
+                f"{extents[1]}, …)",
+                "PyTorch documentation, Tensor Views",
+                "each sample is read along its own time",
+            ),
+        ),
+    )
+
+
 def _look(facts: Facts) -> Remedy:
     return Remedy(
         "Look for operations over the first dimension: view() in place of transpose(), softmax(0), mean(0)",
@@ -111,15 +140,21 @@ def _look(facts: Facts) -> Remedy:
     )
 
 
-def _sequences(time_first: bool, targets: tuple[int, ...], batch: int = 64) -> History:
+def _sequences(time_first: bool, targets: tuple[int, ...], batch: int = 64, exchanged: bool = False) -> History:
     """64 sequences of 6 steps."""
-    layer = Layer("lstm", "recurrent", "LSTM", called=True, samples=384, batch=batch, time_first=time_first)
+    layer = Layer(
+        "lstm", "recurrent", called=True, samples=384, batch=batch, time_first=time_first, exchanged=exchanged
+    )
     return History.of(Facts(layers=(layer,), loss=Loss("cross-entropy", targets=targets), batch=batch), loss=[1.8])
 
 
 def fires() -> tuple[History, ...]:
     """Histories with this disease."""
-    return (History.of(Facts(), sample_mixing=[0.4]), _sequences(True, (64,)))
+    return (
+        History.of(Facts(), sample_mixing=[0.4]),
+        _sequences(True, (64,)),
+        _sequences(True, (64,), batch=6, exchanged=True),
+    )
 
 
 def quiet() -> tuple[History, ...]:

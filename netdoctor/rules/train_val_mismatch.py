@@ -108,7 +108,11 @@ def train_val_mismatch(
             *(reading for cause in (shift, lag) if cause for reading in cause[2]),
         ),
         confidence=0.95 if shift or lag else 0.85 if new else 0.7,
-        remedies=(*((_preprocess(),) if shift else ()), *((_refresh(),) if lag else ()), _train_on_validation()),
+        remedies=(
+            *((_preprocess(),) if shift else ()),
+            *(_refresh(history.facts, lag[1]) if lag else ()),
+            _train_on_validation(),
+        ),
     )
 
 
@@ -122,8 +126,18 @@ def _preprocess() -> Remedy:
     )
 
 
-def _refresh() -> Remedy:
-    return Remedy(
+def _refresh(facts: Facts, norms: tuple[str, ...], usual: float = 0.1) -> tuple[Remedy, ...]:
+    """Against what batch norms hold: shorter memory, or statistics of the weights as they are where it is short."""
+    anew = Remedy(
+        "Gather the statistics anew before validation: the weights move faster than the batch norms remember",
+        "torch.optim.swa_utils.update_bn(train_loader, model)  # a pass without gradients; then model.eval()",
+        "Izmailov et al. 2018, Averaging Weights Leads to Wider Optima, section 3.2; Wu & Johnson 2021, Rethinking "
+        "'Batch' in BatchNorm, section 3",
+        "the norms hold what the present weights make of the training data",
+    )
+    if any(facts.layer(name).momentum >= usual for name in norms):
+        return (anew,)
+    faster = Remedy(
         "Let the batch norms gather faster: momentum 0.1 is torch's default (it weighs the new batch)",
         "for module in model.modules():\n"
         "    if isinstance(module, nn.modules.batchnorm._BatchNorm):\n"
@@ -131,8 +145,9 @@ def _refresh() -> Remedy:
         "        module.momentum = 0.1",
         "PyTorch documentation, BatchNorm2d; Ioffe & Szegedy 2015, algorithm 2",
         "within 30 steps they hold what they see",
-        treatment=gather_faster(0.1),
+        treatment=gather_faster(usual),
     )
+    return faster, anew
 
 
 def _train_on_validation() -> Remedy:

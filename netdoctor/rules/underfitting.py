@@ -20,7 +20,8 @@ def underfitting(
     *,
     patience: int = 150,  # steps
     floor: float = 0.1,  # of the constant prediction's loss: below, there is little left to learn
-    pace: float = 0.15,  # of the loss: what it may have fallen over the last half, its noise included
+    pace: float = 0.2,  # of the loss: what it may have fallen over the last half, its noise included: along a power
+    # law twice the steps then take off 0.3 of it; it would be 0.3 before one of 466 healthy runs passed for flat
     structure: float = 0.3,  # correlation of neighbours' errors: 0.12 with 2/3 noise, 0.26 with a fifth of labels wrong
     plain: float = 0.5,  # the same where no layer is that narrow, for then it may be other things; healthy runs 0.39
     kept: float = 0.5,  # of the correlation at the start: so much of the structure is still in the errors

@@ -68,6 +68,35 @@ def test_quiet_where_time_comes_first_or_cannot_be_told_from_the_batch() -> None
     assert not _findings(nn.LSTM(16, 16), length=1)
 
 
+class Exchanging(nn.Module):
+    """Reads from a recurrent layer or attention, once batch and time have changed places in one way or another."""
+
+    def __init__(self, core: nn.Module, exchange: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.core, self.exchange = nn.Linear(16, 16), core, exchange
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.exchange(self.embed(x))
+        states: Tensor = (self.core(x, x, x) if isinstance(self.core, nn.MultiheadAttention) else self.core(x))[0]
+        return states.transpose(0, 1)
+
+
+EXCHANGES: list[tuple[Callable[[Tensor], Tensor], bool]] = [
+    (lambda x: x.view(x.shape[1], x.shape[0], -1), True),
+    (lambda x: x.transpose(0, 1), False),
+    (lambda x: x.transpose(0, 1).contiguous(), False),
+    (lambda x: x.flatten(0, 1).view(x.shape).transpose(0, 1), False),
+]
+
+
+@pytest.mark.parametrize("core", [nn.GRU(16, 16), nn.MultiheadAttention(16, 2)])
+@pytest.mark.parametrize(("exchange", "mixes"), EXCHANGES)
+def test_a_view_in_place_of_a_transpose(core: nn.Module, exchange: Callable[[Tensor], Tensor], mixes: bool) -> None:
+    findings = _findings(Exchanging(core, exchange))
+    assert [finding.layers for finding in findings] == [("core.core",)] * mixes
+    assert all("of [7, 20, …] is a view of [20, 7, …]" in finding.message for finding in findings)
+
+
 class Averaging(nn.Module):
     """Each row is answered from the mean of all."""
 

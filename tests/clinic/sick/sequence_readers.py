@@ -19,7 +19,6 @@ from tests.clinic.models import Encoder, Recurrent, RecurrentLanguageModel
     steps=250,
     by=170,
     bound=0.4,
-    miss="named by a symptom alone, as a note: a view leaves no trace of what its dimensions mean",
 )
 def view_in_place_of_transpose(fault: bool) -> Program:
     """The LSTM wants [length, n, features]; view() gives that shape, and rows of one image to several."""
