@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 import netdoctor
+from netdoctor.diagnose import diagnose
 from netdoctor.findings import Finding
 from netdoctor.rules.overfitting import overfitting
+from netdoctor.rules.train_val_mismatch import fires
 from netdoctor.rules.train_val_mismatch import train_val_mismatch as rule
 from tests.rules.training import digits, mlp, train
 
@@ -46,6 +49,14 @@ def test_batch_norms_that_gather_too_slowly_are_named_and_cured() -> None:
     assert set(found[-1].layers) <= {"1", "4"}
     found[-1].remedies[0].apply(model)
     assert not run(model, lambda x: x, steps=60)
+
+
+def test_batch_norms_of_the_usual_memory_gather_anew() -> None:
+    """The weights move too fast for them."""
+    stale = fires()[1]
+    assert "momentum = 0.1" in diagnose(stale, [rule]).findings[0].remedies[0].code
+    stale.facts = stale.facts.with_changes(layers=(replace(stale.facts.layers[0], momentum=0.1),))
+    assert "update_bn" in diagnose(stale, [rule]).findings[0].remedies[0].code
 
 
 def test_quiet_on_healthy_runs_on_harmless_differences_and_on_overfitting() -> None:
