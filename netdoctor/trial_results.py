@@ -51,6 +51,12 @@ class Arm:
         return min(self.losses, default=math.inf), max(self.losses, default=math.inf)
 
     @property
+    def falls(self) -> bool:
+        """Whether the last fifth of the training losses is below the first one."""
+        end = self.curve[-max(1, len(self.curve) // 5) :]
+        return bool(end) and fmean(end) < self.curve[0] - LEAST * abs(self.curve[0])
+
+    @property
     def shown(self) -> str:
         """The loss with its interval."""
         low, high = self.interval
@@ -74,7 +80,11 @@ def ranked(arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
 
 
 def better(arm: Arm, untouched: Arm) -> bool:
-    """Whether a remedy does better than none by more than the repeats differ, or as well with fewer findings."""
+    """Whether a remedy does better than none: its loss is lower by more than the repeats differ, or it ends findings.
+
+    That counts where the loss hardly differs, and where its own loss falls and no other finding comes: gradients that
+    nobody clears, as a rate that is too large, may be ahead in the first steps.
+    """
     if not math.isfinite(arm.loss) or arm.refused:
         return False
     if not math.isfinite(untouched.loss):
@@ -83,7 +93,7 @@ def better(arm: Arm, untouched: Arm) -> bool:
         return _ends_the_fall(arm)
     if _alike(arm, untouched):
         return len(arm.findings) < len(untouched.findings)
-    return arm.loss < untouched.loss
+    return arm.loss < untouched.loss or (arm.falls and set(arm.findings) < set(untouched.findings))
 
 
 def _ends_the_fall(arm: Arm) -> bool:

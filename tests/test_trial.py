@@ -225,3 +225,12 @@ def test_of_losses_that_hardly_differ_the_one_with_fewer_findings_is_better() ->
     lost = Arm(Remedy("b"), (float("inf"),))
     refused = Arm(Remedy("c"), refused="no")
     assert ranked((refused, lost, untouched)) == (untouched, lost, refused)
+
+
+def test_what_ends_a_finding_while_its_loss_falls_is_better_than_what_is_ahead_for_now() -> None:
+    untouched = Arm(None, (0.3,), (2.3, 0.9, 0.3), findings=("stale-gradient",))
+    cleared = Arm(Remedy("clear"), (0.4,), (2.3, 1.2, 0.4))
+    assert better(cleared, untouched)
+    assert not better(Arm(Remedy("hold"), (2.3,), (2.3, 2.3, 2.3)), untouched)
+    assert not better(Arm(Remedy("swap"), (0.4,), (2.3, 1.2, 0.4), findings=("loss-spike",)), untouched)
+    assert not better(cleared, Arm(None, (0.3,), (2.3, 0.9, 0.3)))

@@ -12,7 +12,7 @@ from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.gains import highest_rates, lasting_overshoot, momentum
 from netdoctor.history import History
 from netdoctor.progress import progress, weight_updates
-from netdoctor.remedies import ADAPTIVE, from_the_start, scale_learning_rate, warm_up
+from netdoctor.remedies import ADAPTIVE, both, from_the_start, reduce_on_plateau, scale_learning_rate, warm_up
 from netdoctor.rules.base import rule
 from netdoctor.trends import block_means, noise
 
@@ -147,7 +147,7 @@ def learning_rate_too_large(
     start_with = float(begun[0]) if adaptive else float(begun[0]) / (1 - min(inertia, 0.99))
     typical = max(start_with, float(np.median(sane or begun[:1])))
     factor = 1 / float(f"{min(max(typical / (inert if inertia or adaptive else target), 3), 1e5):.1g}")
-    cures = (scale_learning_rate(factor, rate), warm_up(max(100, history.step)))
+    cures = (both(scale_learning_rate(factor, rate), reduce_on_plateau(0.3)), warm_up(max(100, history.step)))
     opposing = f" and successive gradients oppose each other (cosine {cosine:+.2f})" if cosine < opposed else ""
     yield Evidence(
         f"Single steps changed the weights by up to {_share(peak)} (first step {_share(first)}){opposing}: {what}.",

@@ -39,6 +39,7 @@ class Tried:
         short: Validation loss, or else mean training loss, at the end of a short training; infinite where it was lost.
         findings: Slugs of the warnings and errors that remain then.
         unbounded: Whether it is for a loss by which a trial cannot compare.
+        curve: Training losses of the short training.
     """
 
     action: str
@@ -48,6 +49,7 @@ class Tried:
     short: float = math.inf
     findings: tuple[str, ...] = ()
     unbounded: bool = False
+    curve: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,12 @@ class Cure:
         """What a trial puts first; None where it finds nothing better than no remedy."""
         usable = [each for each in self.tried if not each.refused]
         arms = [
-            Arm(netdoctor.Remedy(each.action, unbounded=each.unbounded), (each.short,), findings=each.findings)
+            Arm(
+                netdoctor.Remedy(each.action, unbounded=each.unbounded),
+                (each.short,),
+                each.curve,
+                findings=each.findings,
+            )
             for each in usable
         ]
         best = next((arm for arm in ranked((*arms, self.untouched)) if better(arm, self.untouched)), None)
@@ -109,9 +116,10 @@ def cure(run: Run) -> Cure:
     tried = tuple(_try(case, run.seed, turn, finding, place) for place in places)
     untouched = Arm(None)
     if any(not each.refused for each in tried):
-        program = _at(case, run.seed, turn)
-        loss, remaining = _shortly(program, turn, min(SHORT, case.steps))
-        untouched = Arm(None, (loss,), findings=remaining)
+        start = 0 if any(finding.remedies[place].restart for place in places) else turn  # a trial's arms begin together
+        program = _at(case, run.seed, start)
+        loss, remaining, curve = _shortly(program, start, min(SHORT, case.steps))
+        untouched = Arm(None, (loss,), curve, findings=remaining)
     return Cure(run, finding.rule, tried, by_hand, case.bound, turn, untouched)
 
 
@@ -151,10 +159,10 @@ def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Trie
     except RemedyError as error:
         return Tried(remedy.action, str(error).splitlines()[0])
     short = min(SHORT, case.steps)
-    short_loss, remaining = _shortly(program, turn, short)
+    short_loss, remaining, curve = _shortly(program, turn, short)
     _train(program, turn + short, case.steps - short)
     loss = program.loss()
-    return Tried(remedy.action, "", loss, loss < case.bound, short_loss, remaining, remedy.unbounded)
+    return Tried(remedy.action, "", loss, loss < case.bound, short_loss, remaining, remedy.unbounded, curve)
 
 
 def _train(program: Program, before: int, turns: int) -> None:
@@ -162,14 +170,14 @@ def _train(program: Program, before: int, turns: int) -> None:
         program.step(turn)
 
 
-def _shortly(program: Program, before: int, turns: int) -> tuple[float, tuple[str, ...]]:
-    """Train, and tell what a trial compares: validation loss where the program validates, else losses; findings."""
+def _shortly(program: Program, before: int, turns: int) -> tuple[float, tuple[str, ...], tuple[float, ...]]:
+    """Train, and tell what a trial compares: validation loss, or else mean loss, at the end; findings; all losses."""
     every = max(turns // 50, 1)
     with netdoctor.watch(program.model, reporters=[], every=every) as monitor, _noted_losses() as losses:
         _train(program, before, turns)
         validation = monitor.history.series("val_loss")[1]
         remaining = [each.rule for each in monitor.diagnose().findings if each.severity >= Severity.WARNING]
-    return _end([float(validation[-1])] if len(validation) else losses), tuple(remaining)
+    return _end([float(validation[-1])] if len(validation) else losses), tuple(remaining), tuple(losses)
 
 
 @contextmanager
