@@ -227,6 +227,11 @@ class Facts:
     def _weights(self) -> dict[str, Parameter]:
         return {p.layer: p for p in reversed(self.parameters) if p.role == "weight"}
 
+    @cached_property
+    def trainable(self) -> list[bool]:
+        """Of each parameter, whether it asks for a gradient."""
+        return [parameter.trainable for parameter in self.parameters]
+
     def with_changes(self, **changes: Any) -> Facts:
         """A copy with some attributes replaced."""
         return replace(self, **changes)

@@ -28,6 +28,7 @@ from netdoctor.probes.dropping import Droppings
 from netdoctor.probes.leftovers import Leftovers
 from netdoctor.probes.loss_scale import LossScale
 from netdoctor.probes.mode import Mode
+from netdoctor.probes.named import Named
 from netdoctor.probes.origin import Origins
 from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
@@ -378,8 +379,10 @@ class Recorder:
         parameters = self._parameters.reduce(holding.names, scale, fused, at_once)
         thorough = self._activations.look_thoroughly(self._together.replicas) if self._thorough else None
         rates, layers = self._holdings.learning_rates(), self._activations.reduce(at_once)
-        modules = self._activations.modules() if self._thorough else []
-        named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
+        named: tuple[Named, ...] = ()
+        if self._thorough:
+            modules = self._activations.modules()
+            named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
         sample = Sample(self.step, layers, parameters, rates, thorough, self._graph.softmaxes, named)
         self._together.add(sample)
         if self._thorough:
@@ -426,7 +429,7 @@ class Recorder:
 
     def _learn_groups(self) -> None:
         facts, trainable = self.history.facts, self._parameters.trainable
-        told = len(facts.groups), facts.optimizers_elsewhere, [p.trainable for p in facts.parameters]
+        told = len(facts.groups), facts.optimizers_elsewhere, facts.trainable
         if told != (len(self._holdings.groups), self._holdings.elsewhere, trainable):
             held = self._holdings.held
             self._graph.read_again()  # what was thawed is connected from now on

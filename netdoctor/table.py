@@ -124,10 +124,10 @@ class Table:
         simple = (
             end > rows + 1
             and columns == self.columns
-            and self._complete
             and self.stride == 1
             and end <= self.points
             and given.shape == (len(steps), len(self.columns))
+            and (self._complete or not np.isfinite(given[done:, np.isnan(self._state[_FIRST])]).any())
             and np.all(np.diff((self._steps[rows - 1], *steps[done:])) > 0)
         )
         if not simple:

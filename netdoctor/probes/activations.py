@@ -44,6 +44,7 @@ from netdoctor.structure import Form, Graph
 BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
 LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
+NOTHING = Transfer(torch.zeros(0, 2))  # the sums of no gradients
 PASSES = 4  # of a step, the last ones, whose graph is kept: those before belong to an evaluation or a rollout
 
 
@@ -482,17 +483,14 @@ class ActivationProbe:
             at_once: Do not wait for the next samples: this one is not the last of its step.
         """
         self._blank = 0 if self.activations.filled.any() else self._blank + 1
-        everything = slice(None)
-        units = np.maximum(self.activations.units, 1)
-        rows = np.where(self.activations.filled, self.activations.here(everything) / units, 0.0)
-        gradients = np.where(self.gradients.filled, self.gradients.here(everything), 0)
+        rows = self.activations.counts()[1] / np.maximum(self.activations.units, 1)
+        gradients = self.gradients.counts()[1]
         self._taken = True
         layers, outputs = self._planes
         sums = layers.take(self._reduce_layers, at_once or self.shared)
         of_gradients = outputs.take(self._reduce_gradients, at_once or self.shared)
-        nothing = Transfer(torch.zeros(0, 2))
         parts = tuple(
-            (self.activations.on(device), found, of_gradients.get(device, nothing)) for device, found in sums.items()
+            (self.activations.on(device), found, of_gradients.get(device, NOTHING)) for device, found in sums.items()
         )
         return LayerSample(
             rows, self.activations.units, gradients, self._sources.copy(), self._evaluating.copy(), parts

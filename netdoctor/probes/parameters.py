@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,7 @@ class ParameterProbe:
         self._planes = Planes(4 * len(self.tensors), MOST, MOST, planes, kept=slice(USED * len(self.tensors), None))
         self._accumulated = False  # whether gradients were seen at the end of a backward pass of this step
         self._standing: dict[tuple[int, int], _Standing] = {}  # of each plane and place
+        self._known_held: tuple[Collection[str], int, Mask] | None = None
         self._views: dict[int, tuple[Tensor, int, Tensor]] = {}  # of gradients: each, its place in memory, its view
         self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
         self.shared = False
@@ -108,7 +109,7 @@ class ParameterProbe:
 
     def reduce(
         self,
-        stepped: Container[str],
+        stepped: Collection[str],
         scale: Tensor | float | None = None,
         fused: bool = False,
         at_once: bool = True,
@@ -129,21 +130,30 @@ class ParameterProbe:
                 places = values.unflatten(0, (4, -1))
                 places[GRADIENT] = places[USED]
         sums = self._planes.take(self._sums, at_once or self.shared)
+        count, here = samples.counts()
         scale = scale if (seen or fused) and scale is not None else 1.0
         return ParameterSample(
-            count=np.where(self._filled(BEFORE), samples.rows[first] * samples.units[first], 0),
-            here=np.where(self._filled(BEFORE), samples.here(first), 0),
+            count=count[first],
+            here=here[first],
             totals=Transfer(self._totals()) if self.shared and self.whole else None,
             gradient=self._filled(GRADIENT).copy(),
             clipped=self._filled(USED).copy(),
             previous=self._planes.past.filled[USED * len(self.tensors) :].copy(),
-            held=np.array([facts.name in stepped for facts in self.facts]),
+            held=self._held(stepped),
             trainable=np.array(self.trainable),
             missing=np.array([tensor.grad is None for tensor in self.tensors]),
             scale=Transfer(scale) if isinstance(scale, Tensor) else scale,
             fused=fused,
             parts=tuple((samples.on(device)[first], found) for device, found in sums.items()),
         )
+
+    def _held(self, stepped: Collection[str]) -> Mask:
+        """Which parameters the optimizer holds, in the same array as long as these are the same."""
+        known = self._known_held
+        if known is None or known[0] is not stepped or known[1] != len(stepped):
+            held = np.array([facts.name in stepped for facts in self.facts])
+            known = self._known_held = stepped, len(stepped), held
+        return known[2]
 
     def _sums(self, first: int, end: int) -> dict[torch.device, Tensor]:
         rounded = [slot for slot, tensor in enumerate(self.tensors) if tensor.dtype in HALVES]

@@ -14,13 +14,13 @@ from torch import Tensor
 from netdoctor.probes.transfer import Transfer
 
 ROWS = 64  # samples of a batch that are looked at
-ELEMENTS = 512  # of each of them, spread evenly
+ELEMENTS = 128  # of each of them, spread evenly
 MARKED = 1024  # samples that are to be known again: with batches of 64, one of 50,000 comes in each
 FIRST = 20  # batches at most that these are taken from: those of the dense start
 LOOKS = 256  # later batches, in each of which those known were counted; beyond, neighbours are taken together
 ENOUGH = 8  # samples known again that tell of all: 1/√8, to 35 %; more make it better
 BATCHES = 4  # in which they must be, where of each batch all are known or none: nobody shuffles
-SPARE = 128  # a part of the steps so far, after which one is looked at: 128 looks tell, and 90 for each doubling
+SPARE = 32  # a part of the steps so far, after which one is looked at: 22 for each doubling, 29 known of 50,000
 COMMON = 3  # equal samples in a batch: they are not one that came again, but many of their kind
 ALIKE = 0.5  # of the samples that chance has come again at least: else a few do by themselves, as a row of padding
 OWN = 0.5  # share of the samples at least that are none of these

@@ -85,6 +85,16 @@ def cut(
     return Cut(tuple(size), tuple(source), offset, tuple(target), rows, units, outer)
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """What `Samples.counts` found, for which slots and which array of rows: that is replaced where one changes."""
+
+    filled: bytes
+    rows: NDArray[np.int64]
+    count: NDArray[np.int64]
+    here: NDArray[np.int64]
+
+
 class Samples:
     """At most ``most_rows`` x ``most_units`` float32 elements for each slot, zero where a tensor was smaller.
 
@@ -119,6 +129,8 @@ class Samples:
         self.units: NDArray[np.int64] = np.zeros(slots, np.int64)
         self.outer: NDArray[np.int64] = np.ones(slots, np.int64)
         self.filled: NDArray[np.bool_] = np.zeros(slots, np.bool_)
+        self._all = np.ones(slots, np.bool_)
+        self._counted: _Counted | None = None
         self._forms: list[tuple[Any, ...] | None] = [None] * slots  # of the tensor stored last: shape, stride, device
         self._cuts: list[Cut | None] = [None] * slots
         self._targets: list[Tensor | None] = [None] * slots
@@ -161,18 +173,24 @@ class Samples:
             return target, self._parts[slot].take(tensor)
         return target, tensor.as_strided(taken.size, taken.stride, tensor.storage_offset() + taken.offset)
 
-    def here(self, slots: slice) -> NDArray[np.int64]:
-        """How many of the sampled elements of each slot are on this rank."""
-        count: NDArray[np.int64] = self.rows[slots] * self.units[slots]
-        for slot, part in self._parts.items():
-            if slot < len(count):
-                count[slot] = part.count
-        return count
+    def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Elements sampled of each slot, 0 where it is not filled: in all, and of them on this rank.
+
+        The arrays are the same ones from step to step as long as nothing changes.
+        """
+        known, filled = self._counted, self.filled.tobytes()
+        if known is None or known.filled != filled or known.rows is not self.rows or self._parts:
+            count = np.where(self.filled, self.rows * self.units, 0)
+            here = count.copy()
+            for slot, part in self._parts.items():
+                here[slot] = part.count if self.filled[slot] else 0
+            known = self._counted = _Counted(filled, self.rows, count, here)
+        return known.count, known.here
 
     def on(self, device: torch.device) -> NDArray[np.bool_]:
         """Which slots were last stored on ``device``."""
         if len(self.values) == 1:
-            return np.ones(self.slots, np.bool_)
+            return self._all
         return np.array([target is not None and target.device == device for target in self._targets])
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor
 
 from netdoctor.history import History
@@ -76,14 +77,27 @@ class Scalars:
         while self._sent and (wait or self._sent[0][1] is None or self._sent[0][1].ready):
             entries, transfer = self._sent.pop(0)
             arrived = iter(() if transfer is None else transfer.numpy().tolist())
+            series: dict[str, list[tuple[int, str, float]]] = {}
             for step, statistic, column, value in entries:
                 number = next(arrived) if isinstance(value, Tensor) else value
-                history.record(step, statistic, [number], (column,))
+                series.setdefault(statistic, []).append((step, column, number))
                 if statistic == "loss" and not math.isfinite(number):
                     self.non_finite = True
-                    history.record(step, "non_finite_loss", [1.0])
+                    series.setdefault("non_finite_loss", []).append((step, "", 1.0))
+            for statistic, readings in series.items():
+                _record(history, statistic, readings)
 
     def _send(self) -> None:
         tensors = [value.detach().reshape(()).float() for *_, value in self._kept if isinstance(value, Tensor)]
         self._sent.append((self._kept, Transfer(together(tensors)) if tensors else None))
         self._kept = []
+
+
+def _record(history: History, statistic: str, readings: list[tuple[int, str, float]]) -> None:
+    """Readings of one statistic, in order: at once where they are of one column."""
+    steps, columns, numbers = zip(*readings, strict=True)
+    if len(set(columns)) == 1:
+        history.record_rows(steps, statistic, np.array(numbers)[:, None], columns[:1])
+        return
+    for step, column, number in readings:
+        history.record(step, statistic, [number], (column,))
