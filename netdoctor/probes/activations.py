@@ -44,7 +44,7 @@ from netdoctor.structure import Form, Graph
 BLANK = 3  # sampled steps without a call after which the layers pass for unseen
 HOOKED = (*WEIGHTED, "embedding")  # kinds at whose output the gradient is sampled
 LAST = 4  # outputs kept: those of the last layers, and of a generator or a discriminator that is called before
-NOTHING = Transfer(torch.zeros(0, 2))  # the sums of no gradients
+NOTHING = Transfer(torch.zeros(0, 2, device="cpu"))  # the sums of no gradients
 PASSES = 4  # of a step, the last ones, whose graph is kept: those before belong to an evaluation or a rollout
 
 
