@@ -24,6 +24,11 @@ EARLY = (5, 15)  # batches that tell a first constant, single samples as batches
 MOVED = 3.0  # times that constant's loss: where targets move, as a target network's, no constant stands for them
 JUMP = 1.5  # times the first loss: where the mean of the first three exceeds it, the steps threw the model away
 
+BY_OUTPUT = (  # losses whose best constant has a number for each output of a sample, not one for each class
+    *("mse", "l1", "smooth-l1"),
+    *("binary-cross-entropy", "binary-cross-entropy-with-logits"),
+)
+
 Floats = NDArray[np.float32]
 
 
@@ -109,8 +114,9 @@ def progress(history: History) -> Progress | None:
 
 @of_facts
 def _too_few(facts: Facts) -> bool:
-    """Whether the model has fewer parameters than the best constant has, one for each of the outputs of a sample."""
-    return 0 < sum(parameter.size for parameter in facts.parameters) < prod(facts.loss.outputs[1:])
+    """Whether the model has fewer parameters than the best constant has numbers."""
+    held = sum(parameter.size for parameter in facts.parameters)
+    return facts.loss.kind in BY_OUTPUT and 0 < held < prod(facts.loss.outputs[1:])
 
 
 def _start(history: History, losses: Floats) -> float:

@@ -28,7 +28,6 @@ from netdoctor.probes.dropping import Droppings
 from netdoctor.probes.leftovers import Leftovers
 from netdoctor.probes.loss_scale import LossScale
 from netdoctor.probes.mode import Mode
-from netdoctor.probes.named import Named
 from netdoctor.probes.origin import Origins
 from netdoctor.probes.outside import uncompiled
 from netdoctor.probes.parameters import ParameterProbe
@@ -379,10 +378,9 @@ class Recorder:
         parameters = self._parameters.reduce(holding.names, scale, fused, at_once)
         thorough = self._activations.look_thoroughly(self._together.replicas) if self._thorough else None
         rates, layers = self._holdings.learning_rates(), self._activations.reduce(at_once)
-        named: tuple[Named, ...] = ()
-        if self._thorough:
-            modules = self._activations.modules()
-            named = tuple(part for part in (norms.running(modules), gates.spread(modules)) if part is not None)
+        modules = self._activations.modules() if self._thorough else None
+        parts = (norms.running(modules), gates.spread(modules)) if modules is not None else ()
+        named = tuple(part for part in parts if part is not None)
         sample = Sample(self.step, layers, parameters, rates, thorough, self._graph.softmaxes, named)
         self._together.add(sample)
         if self._thorough:

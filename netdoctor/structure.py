@@ -9,8 +9,7 @@ from netdoctor.facts import Facts, Layer
 from netdoctor.loss_path import Path, describe_loss, loss_path, paired
 from netdoctor.nodes import FUNCTIONS, Node, children_first
 
-SHIFTS = {f"{name}Backward{version}" for name in ("Add", "Sub", "Rsub") for version in (0, 1)}
-RECTIFIERS = ("relu", "relu6")
+SHIFTS = {f"{name}Backward{version}" for name in ("Add", "Sub", "Rsub") for version in (0, 1)}  # with one operand
 OPAQUE = ("CheckpointFunctionBackward", "CompiledFunctionBackward")  # nodes with layers inside
 NEAREST = 8  # layers kept as the inputs of one: a residual stream reaches all layers below it
 
@@ -69,7 +68,7 @@ def trace(
         learned = [child for child, _ in node.next_functions if child is not None]
         if name is None and (not shifted.isdisjoint(learned) or (len(learned) == 1 and node.name() in SHIFTS)):
             shifted.add(node)
-            if function in RECTIFIERS:  # a hinge: it cuts off what lies beyond a margin
+            if function == "relu":  # a hinge: it cuts off what lies beyond a margin
                 function = ""
                 hinged.update(nearest)
         if name is not None:

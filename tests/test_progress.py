@@ -37,6 +37,10 @@ def test_a_constant_that_needs_more_numbers_than_the_model_has_is_no_measure() -
     found = progress(run(2.3 + NOISE, facts=facts))
     assert found is not None
     assert found.constant is None
+    pixels = facts.with_changes(loss=Loss("cross-entropy", outputs=(32, 2, 48)))  # the constant has two numbers
+    found = progress(run(2.3 + NOISE, facts=pixels))
+    assert found is not None
+    assert found.constant == pytest.approx(2.3)
 
 
 def test_a_pretrained_model_that_stays_good_has_learned() -> None:

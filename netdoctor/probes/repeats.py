@@ -58,14 +58,14 @@ class Repeats:
         self._seen = 0  # the last one that was looked at
         self._looks: list[_Look] = []
         self._sent: list[tuple[int, Transfer]] = []
-        self._sizes = [0, 0]  # samples in all sampled steps, and the number of these
+        self._sizes = [0, 0]  # samples in all steps looked at, and the number of these
 
     def due(self, step: int) -> bool:
         """Whether the samples of this step are to be looked at."""
         return self._start < 0 or step - self._seen >= (step - self._start) / SPARE
 
     def add(self, step: int, fingerprints: Tensor, samples: int) -> None:
-        """A sampled step: what some of its samples are known by, and how many there were in all."""
+        """A step that was looked at: what some of its samples are known by, and how many there were in all."""
         if self._start < 0:
             self._start = step - 1
         self._seen = step

@@ -104,7 +104,7 @@ class _StandardiseFeatures:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x: Tensor = args[0]
-        axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else x.ndim - 1
+        axis = _features(module, x)
         if module.training or self.sums is None:
             flat = x.detach().transpose(0, axis).flatten(1).double()
             seen = torch.stack((torch.full_like(flat[:, 0], flat.shape[1]), flat.sum(1), flat.square().sum(1)))
@@ -113,8 +113,7 @@ class _StandardiseFeatures:
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
         std = torch.where(std > 1e-6 * mean.abs(), std, torch.ones_like(std))  # a constant feature stays 0
-        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
-        return (((x - mean.reshape(shape)) / std.reshape(shape)).to(x.dtype), *args[1:])
+        return (_scaled(x, mean, std, axis).to(x.dtype), *args[1:])
 
 
 class _StandardiseRobustly:
@@ -125,7 +124,7 @@ class _StandardiseRobustly:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x: Tensor = args[0]
-        axis = 1 if isinstance(module, nn.modules.conv._ConvNd) else x.ndim - 1
+        axis = _features(module, x)
         if self.kept is None or (module.training and self.kept.shape[1] < KEPT):
             flat = x.detach().transpose(0, axis).flatten(1).float()[:, :KEPT]
             self.kept = flat if self.kept is None else torch.cat((self.kept, flat), 1)
@@ -133,9 +132,18 @@ class _StandardiseRobustly:
         spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
         spread = torch.where(spread > 1e-6 * median.abs(), spread, self.kept.std(1, correction=0))
         spread = torch.where(spread > 1e-6 * median.abs(), spread, torch.ones_like(spread))  # a constant feature
-        shape = [-1 if i == axis else 1 for i in range(x.ndim)]
-        scaled = (x - median.reshape(shape)) / spread.reshape(shape)
-        return (scaled.clamp(-CUT, CUT).to(x.dtype), *args[1:])
+        return (_scaled(x, median, spread, axis).clamp(-CUT, CUT).to(x.dtype), *args[1:])
+
+
+def _features(module: nn.Module, x: Tensor) -> int:
+    """The axis over features of what a layer is given."""
+    return 1 if isinstance(module, nn.modules.conv._ConvNd) else x.ndim - 1
+
+
+def _scaled(x: Tensor, middle: Tensor, spread: Tensor, axis: int) -> Tensor:
+    """Each feature minus its middle, over its spread."""
+    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+    return (x - middle.reshape(shape)) / spread.reshape(shape)
 
 
 def standardise_targets(layer: Layer, mean: float, std: float, factor: float) -> Remedy:

@@ -75,9 +75,9 @@ def exploding_gradient(
         np.max(ratio[: max(1, len(ratio) // 4)], where=np.isfinite(ratio[: max(1, len(ratio) // 4)]), initial=0)
     )
     if first > depth_ratio and float(np.nanmedian(ratio)) < first**gradual:
-        first = 0.0
+        depth = None  # a jump at one layer is no growth over them
     always = cut is not None and len(cut) >= 8 and float(cut.min()) > clipping
-    if not (first > depth_ratio or always):
+    if not ((depth is not None and first > depth_ratio) or always):
         return
     state = progress(history)
     if state is not None and state.learned:

@@ -147,7 +147,8 @@ def learning_rate_too_large(
     start_with = float(begun[0]) if adaptive else float(begun[0]) / (1 - min(inertia, 0.99))
     typical = max(start_with, float(np.median(sane or begun[:1])))
     factor = 1 / float(f"{min(max(typical / (inert if inertia or adaptive else target), 3), 1e5):.1g}")
-    cures = (both(scale_learning_rate(factor, rate), reduce_on_plateau(0.3)), warm_up(max(100, history.step)))
+    lower = both(scale_learning_rate(factor, rate), reduce_on_plateau(0.3))  # halfway (√0.1) to the usual step of ten
+    cures = (lower, warm_up(max(100, history.step)))
     opposing = f" and successive gradients oppose each other (cosine {cosine:+.2f})" if cosine < opposed else ""
     yield Evidence(
         f"Single steps changed the weights by up to {_share(peak)} (first step {_share(first)}){opposing}: {what}.",
