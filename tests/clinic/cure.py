@@ -116,7 +116,7 @@ def cure(run: Run) -> Cure:
     tried = tuple(_try(case, run.seed, turn, finding, place) for place in places)
     untouched = Arm(None)
     if any(not each.refused for each in tried):
-        start = 0 if any(finding.remedies[place].restart for place in places) else turn  # a trial's arms begin together
+        start = 0 if any(finding.remedies[place].restart for place in places) else turn  # where those begin
         program = _at(case, run.seed, start)
         loss, remaining, curve = _shortly(program, start, min(SHORT, case.steps))
         untouched = Arm(None, (loss,), curve, findings=remaining)
