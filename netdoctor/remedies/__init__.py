@@ -37,7 +37,13 @@ from netdoctor.remedies.procedure import Procedure, both, in_turn
 from netdoctor.remedies.recurrence import gated, orthogonal_recurrence, remember
 from netdoctor.remedies.residual_scaling import initialise_transformer
 from netdoctor.remedies.scales import ADAPTIVE, GAINS, after_sigmoid, gain, ideal_std
-from netdoctor.remedies.schedules import reduce_on_plateau, step_once_an_epoch, warm_up, warm_up_and_decay
+from netdoctor.remedies.schedules import (
+    decay_instead,
+    reduce_on_plateau,
+    step_once_an_epoch,
+    warm_up,
+    warm_up_and_decay,
+)
 from netdoctor.remedies.standardisation import (
     standardise,
     standardise_features,
@@ -59,6 +65,7 @@ __all__ = [
     "both",
     "bound_weights",
     "clip_gradients",
+    "decay_instead",
     "divide_scores",
     "find_learning_rate",
     "freeze_layers",

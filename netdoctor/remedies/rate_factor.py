@@ -17,7 +17,12 @@ def scheduled(optimizer: Optimizer) -> bool:
 
 
 def scale_scheduled(operation: Operation, factor: float) -> None:
-    """Make each step with ``factor`` times the scheduler's rate; between the steps the scheduler finds its own."""
+    """Make each step with ``factor`` times the scheduler's rate."""
+    set_at_steps(operation, lambda index, rate: rate * factor, f"{factor:g} times what the scheduler sets")
+
+
+def set_at_steps(operation: Operation, rate_of: Callable[[int, Any], Any], described: str) -> None:
+    """Make each step with ``rate_of(index, rate)`` for a group's rate; between the steps a scheduler finds its own."""
     optimizer = operation.needs_optimizer("changes the learning rate")
     own: list[Any] = []
 
@@ -25,15 +30,15 @@ def scale_scheduled(operation: Operation, factor: float) -> None:
         own[:] = [
             group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in optimizer.param_groups
         ]
-        for group in optimizer.param_groups:
-            put(group, group["lr"] * factor)
+        for index, group in enumerate(optimizer.param_groups):
+            put(group, rate_of(index, group["lr"]))
 
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group, rate in zip(optimizer.param_groups, own, strict=False):
             put(group, rate)
 
     for handle in (optimizer.register_step_pre_hook(before_step), optimizer.register_step_post_hook(after_step)):
-        operation.attach("the learning rate at each step", handle, f"{factor:g} times what the scheduler sets")
+        operation.attach("the learning rate at each step", handle, described)
     operation.changes.pop()  # two hooks, one change
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +15,7 @@ from netdoctor.findings import Remedy
 from netdoctor.probes import losses
 from netdoctor.remedies.operation import Operation
 from netdoctor.remedies.procedure import Procedure
-from netdoctor.remedies.rate_factor import Schedule, scheduled
+from netdoctor.remedies.rate_factor import Schedule, scheduled, set_at_steps
 from netdoctor.treatment import RemedyError
 
 START = 0.01  # of the rate, in the first step of a warm-up
@@ -47,6 +49,36 @@ def warm_up_and_decay(warm: int, total: int) -> Remedy:
         effect="large steps first, and ever smaller ones where noise would dominate",
         treatment=Procedure(functools.partial(_attach, warm=warm, total=total)),
     )
+
+
+def decay_instead(rates: Sequence[float], total: int) -> Remedy:
+    """Let each group's rate fall from one of ``rates`` along a cosine until step ``total``, whatever sets it now."""
+    code = "\n".join(f'optimizer.param_groups[{index}]["lr"] = {rate:g}' for index, rate in enumerate(rates))
+    return Remedy(
+        action=f"Leave the present schedule out: from {max(rates):.3g} along a cosine until step {total}",
+        code=f"{code}\ndecay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={total})\n"
+        "# and decay.step() after each optimizer.step(), in place of the scheduler that is there",
+        source="Loshchilov & Hutter 2017, SGDR, section 3",
+        effect="the rate lasts as long as the training",
+        treatment=Procedure(functools.partial(_decay_instead, rates=tuple(rates), total=total)),
+    )
+
+
+def _decay_instead(operation: Operation, rates: Sequence[float], total: int) -> None:
+    optimizer = operation.needs_optimizer("schedules the learning rate")
+    operation.needs_finite_weights()
+    if len(rates) != len(optimizer.param_groups):
+        raise RemedyError(f"there are rates for {len(rates)} param groups, and {len(optimizer.param_groups)} groups")
+    steps = itertools.count()
+    factor = functools.partial(_factor, warm=0, total=total)
+    now = [1.0]
+
+    def rate_of(index: int, rate: Any) -> float:
+        if index == 0:
+            now[0] = factor(next(steps))
+        return rates[index] * now[0]
+
+    set_at_steps(operation, rate_of, f"from {max(rates):.3g} along a cosine until step {total}")
 
 
 def _factor(step: int, warm: int, total: int) -> float:

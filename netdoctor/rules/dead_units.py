@@ -132,12 +132,24 @@ def _remedies(history: History, found: list[Layer], ill: list[str], update: floa
     )
     weighted = [layer.name for layer in facts.layers if layer.called and layer.kind in ("linear", "conv")]
     typical = first_updates(history)
+    bare = _output_rectifier(facts, found)
+    if bare:
+        return remedies.remove_activation([bare], "ReLU"), leaky
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), leaky
     fresh = [name for name in weighted if name in ill]
     if not all(layer.name in fresh for layer in found):  # a normalisation's bias, which fresh weights do not cure
         return (leaky,)
     return remedies.initialise(facts, fresh), leaky
+
+
+def _output_rectifier(facts: Facts, found: list[Layer]) -> str:
+    """The module of a ReLU whose output no layer takes: what it may not give is what the loss asks for; "" none."""
+    if len(found) != 1:
+        return ""
+    read = {source for layer in facts.layers if layer.called for source in layer.inputs}
+    after = [layer.name for layer in facts.layers if layer.kind == "activation" and found[0].name in layer.inputs]
+    return after[0] if len(after) == 1 and after[0] not in read else ""
 
 
 _FACTS = Facts(

@@ -143,7 +143,8 @@ def learning_rate_too_large(
     begun = updates[:20] * _rising(history, steps[:20])
     if any(group.optimizer == "RMSprop" for group in history.facts.groups):
         begun = begun * np.sqrt(1 - 0.99 ** steps[:20])  # its mean of squares begins at 0
-    sane = [update for update, at in zip(begun, steps, strict=False) if _at(history, int(at)) <= bound]
+    kept = np.cumsum(begun) - begun < replaced  # once the weights are replaced, steps tell of the new ones
+    sane = [update for update, at in zip(begun[kept], steps, strict=False) if _at(history, int(at)) <= bound]
     start_with = float(begun[0]) if adaptive else float(begun[0]) / (1 - min(inertia, 0.99))
     typical = max(start_with, float(np.median(sane or begun[:1])))
     factor = 1 / float(f"{min(max(typical / (inert if inertia or adaptive else target), 3), 1e5):.1g}")

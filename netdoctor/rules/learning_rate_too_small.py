@@ -14,7 +14,7 @@ from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.gains import highest_rates, reference
 from netdoctor.history import History
 from netdoctor.progress import UNTOLD, Progress, progress, weight_updates
-from netdoctor.remedies import find_learning_rate, scale_learning_rate, step_once_an_epoch, warm_up_and_decay
+from netdoctor.remedies import decay_instead, find_learning_rate, scale_learning_rate, step_once_an_epoch
 from netdoctor.rules.base import rule
 
 STEADY = 0.8  # of what the first half of the steps promised: where the second does less, the loss levels off
@@ -215,8 +215,13 @@ def _ended(
             Reading("training loss", run.recent, high * run.reference, "loss", steps=(since, run.steps)),
         ),
         confidence=0.85,
-        remedies=(step_once_an_epoch(), warm_up_and_decay(0, 10 * run.steps)),
+        remedies=(step_once_an_epoch(), decay_instead(_largest(history), 10 * run.steps)),
     )
+
+
+def _largest(history: History) -> list[float]:
+    """Of each param group, the largest learning rate so far."""
+    return [float(rate) for rate in np.nan_to_num(history.table("learning_rate").values).max(0)]
 
 
 def _nearly_frozen(history: History, samples: int, ratio: float, apart: float, untouched: float) -> Evidence | None:

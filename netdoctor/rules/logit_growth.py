@@ -73,7 +73,11 @@ def logit_growth(
         ),
         confidence=0.85,
         severity=None if idle else Severity.NOTE,
-        remedies=(slower, *(() if slower.applicable else divided(history, found)), normed()),
+        remedies=(
+            remedies.from_the_start(slower) if idle else slower,
+            *(() if slower.applicable else divided(history, found)),
+            normed(),
+        ),
     )
 
 

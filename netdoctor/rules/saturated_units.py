@@ -113,6 +113,13 @@ def _weight_ratio(history: History, layer: Layer) -> float:
     return std / remedies.ideal_std(layer) if layer.kind in ("linear", "conv") else 0.0
 
 
+def _grown(history: History, names: list[str]) -> bool:
+    """Whether it is the training that made weights large: new ones would go the same way."""
+    first, now = history.first("weight_std"), history.latest("weight_std")
+    weights = [weight.name for name in names if (weight := history.facts.weight(name)) is not None]
+    return all(now.get(weight, 0.0) > 1.2 * first.get(weight, 0.0) for weight in weights)
+
+
 def _remedies(history: History, names: tuple[str, ...], large: list[str], update: float) -> tuple[Remedy, ...]:
     """By evidence: steps that were too large, weights that are, else the scale of what the layers are given."""
     facts, norm = history.facts, remedies.normalise(history.facts, names)
@@ -121,7 +128,9 @@ def _remedies(history: History, names: tuple[str, ...], large: list[str], update
     typical = first_updates(history)
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), norm
-    return (remedies.initialise(facts, large), norm) if large else (remedies.from_the_start(every),)
+    if large and not _grown(history, large):
+        return remedies.initialise(facts, large), norm
+    return (remedies.from_the_start(every),)
 
 
 _FACTS = Facts(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import netdoctor
-from netdoctor import Finding, RemedyError, Severity
+from netdoctor import Finding, Remedy, RemedyError, Severity
 from netdoctor.trial_results import Arm, better, ranked
 from tests.clinic.case import Case, Program
 from tests.clinic.catalogue import Run, case_of
@@ -92,7 +92,7 @@ class Cure:
         usable = [each for each in self.tried if not each.refused]
         arms = [
             Arm(
-                netdoctor.Remedy(each.action, unbounded=each.unbounded),
+                Remedy(each.action, unbounded=each.unbounded),
                 (each.short,),
                 each.curve,
                 findings=each.findings,
@@ -113,10 +113,10 @@ def cure(run: Run) -> Cure:
         return Cure(run, "", (), (), case.bound)
     by_hand = tuple(remedy.action for remedy in finding.remedies if not remedy.applicable)
     places = [place for place, remedy in enumerate(finding.remedies) if remedy.applicable]
-    tried = tuple(_try(case, run.seed, turn, finding, place) for place in places)
+    start = 0 if any(finding.remedies[place].restart for place in places) else turn  # of all that are compared
+    tried = tuple(_try(case, run.seed, turn, start, finding.remedies[place]) for place in places)
     untouched = Arm(None)
     if any(not each.refused for each in tried):
-        start = 0 if any(finding.remedies[place].restart for place in places) else turn  # where those begin
         program = _at(case, run.seed, start)
         loss, remaining, curve = _shortly(program, start, min(SHORT, case.steps))
         untouched = Arm(None, (loss,), curve, findings=remaining)
@@ -150,17 +150,23 @@ def _at(case: Case, seed: int, turn: int) -> Program:
     return program
 
 
-def _try(case: Case, seed: int, turn: int, finding: Finding, place: int) -> Tried:
-    remedy = finding.remedies[place]
+def _try(case: Case, seed: int, turn: int, start: int, remedy: Remedy) -> Tried:
+    """Apply and train on; where the trial begins earlier than the remedy is due, a short training of its own."""
     turn = 0 if remedy.restart else turn
+    short = min(SHORT, case.steps)
     program = _at(case, seed, turn)
     try:
         remedy.apply(program.model, program.optimizer)
+        if start == turn:
+            short_loss, remaining, curve = _shortly(program, start, short)
+            _train(program, start + short, case.steps - short)
+        else:
+            _train(program, turn, case.steps)
+            compared = _at(case, seed, start)
+            remedy.apply(compared.model, compared.optimizer)
+            short_loss, remaining, curve = _shortly(compared, start, short)
     except RemedyError as error:
         return Tried(remedy.action, str(error).splitlines()[0])
-    short = min(SHORT, case.steps)
-    short_loss, remaining, curve = _shortly(program, turn, short)
-    _train(program, turn + short, case.steps - short)
     loss = program.loss()
     return Tried(remedy.action, "", loss, loss < case.bound, short_loss, remaining, remedy.unbounded, curve)
 
