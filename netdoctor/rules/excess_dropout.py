@@ -103,7 +103,7 @@ def _in_a_row(history: History, off: set[str], left: int, through: float, patien
             *(Reading(f"dropout of {layer.name}", layer.rate) for layer in layers),
         ),
         confidence=0.8,
-        remedies=(_together(layers),),
+        remedies=(_together([*_at_the_input(facts, rates), *path]),),
     )
 
 
@@ -152,10 +152,15 @@ def _lower(facts: Facts, found: list[Layer]) -> Remedy:
     )
 
 
-def _together(layers: list[Layer]) -> Remedy:
+def _at_the_input(facts: Facts, rates: dict[str, float]) -> list[str]:
+    """Dropout layers before all weights: what stands on data leaves no trace in the autograd graph."""
+    placed = {name for layer in facts.layers for name in layer.dropouts}
+    return [layer.name for layer in facts.layers if layer.called and layer.name in rates and layer.name not in placed]
+
+
+def _together(names: list[str]) -> Remedy:
     """A rate at which all of them let through what one layer of the usual 0.5 does, in two digits."""
-    value = math.floor(100 * (1 - 0.5 ** (1 / len(layers)))) / 100
-    return remedies.set_dropout([layer.name for layer in layers], value)
+    return remedies.set_dropout(names, math.floor(100 * (1 - 0.5 ** (1 / len(names)))) / 100)
 
 
 def _set(model: Any, optimizer: Any, *, values: dict[str, float]) -> None:

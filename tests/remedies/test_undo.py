@@ -37,6 +37,7 @@ EACH: dict[str, tuple[str, Make]] = {
     "momentum": ("mlp", lambda p: remedies.set_momentum(0.5)),
     "warm up": ("mlp", lambda p: remedies.warm_up(10)),
     "cosine": ("mlp", lambda p: remedies.warm_up_and_decay(2, 20)),
+    "decay instead": ("mlp", lambda p: remedies.decay_instead([0.5], 20)),
     "plateau": ("mlp", lambda p: remedies.reduce_on_plateau(0.1, 1)),
     "smooth labels": ("mlp", lambda p: remedies.smooth_labels()),
     "class weights": ("mlp", lambda p: remedies.weigh_classes([10, 20, 70])),

@@ -223,6 +223,18 @@ class TestOptimizer:
         falling = [0.01 * 0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8)]
         assert rates == pytest.approx([*rising, *falling, 0, 0], abs=1e-12)
 
+    def test_a_decay_in_place_of_a_scheduler_that_goes_on_by_itself(self) -> None:
+        sick = patient()
+        scheduler = LambdaLR(sick.optimizer, lambda step: 0.1**step)
+        remedies.decay_instead([0.5], 10).apply(sick.model, sick.optimizer)
+        used: list[float] = []
+        _note_rates(sick.optimizer, used)
+        for _ in range(4):
+            sick.train(1)
+            scheduler.step()
+        assert used == pytest.approx([0.25 * (1 + math.cos(math.pi * i / 10)) for i in range(4)])
+        assert sick.optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * 0.1**4)
+
     def test_a_rate_that_the_program_sets_is_the_new_base(self) -> None:
         sick = patient()
         remedies.warm_up(4).apply(sick.model, sick.optimizer)

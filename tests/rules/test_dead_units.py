@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from netdoctor.history import History
 from netdoctor.rules.dead_units import dead_units, fires, quiet
+from tests.rules.rounds import rounds
 from tests.rules.training import digits, mlp, train
 
 
@@ -65,6 +66,19 @@ def test_other_functions_are_never_called_dead() -> None:
     for function in (nn.LeakyReLU, nn.GELU, nn.Tanh):
         model = with_biases(deep(0, function), -10.0)
         assert not train(dead_units, model, sgd(1e-4)(model), 30)[0]
+
+
+def test_a_relu_at_the_output_that_is_asked_for_less_than_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 8), nn.ReLU())
+    with torch.no_grad():
+        model[2].bias.fill_(-5.0)
+    x = torch.randn(64, 6)
+    (finding,) = rounds(dead_units, model, lambda: (x, -x[:, :1].expand(64, 8).exp()), steps=5)
+    assert finding.layers == ("2",)
+    finding.remedies[0].apply(model)
+    assert isinstance(model[3], nn.Identity)
+    assert isinstance(model[1], nn.ReLU)
 
 
 def test_labels_without_meaning_and_tiny_steps_are_not_this() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from netdoctor.facts import Facts, Layer, Parameter
 from netdoctor.history import History
 from netdoctor.rules.saturated_units import fires, quiet, saturated_units
 from tests.rules.training import digits, train
@@ -24,6 +25,31 @@ def network(function: type[nn.Module] = nn.Tanh, factor: float = 1.0, seed: int 
 
 def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr)
+
+
+def test_weights_that_the_training_made_large_are_not_made_anew() -> None:
+    columns = {name: [0.9] * 40 for name in ("0", "2")}
+    layers = (
+        Layer("0", "linear", "Linear", "", 64, 64, 64, "tanh", called=True),
+        Layer("1", "activation", "Tanh", "tanh", inputs=("0",), called=True),
+        Layer("2", "linear", "Linear", "", 64, 64, 64, "tanh", ("1",), called=True),
+        Layer("3", "activation", "Tanh", "tanh", inputs=("2",), called=True),
+        Layer("4", "linear", "Linear", "", 64, 10, 10, inputs=("3",), called=True),
+    )
+    parameters = tuple(Parameter(f"{name}.weight", name, (64, 64), "weight", group=0) for name in ("0", "2", "4"))
+    advised = []
+    for start in (0.21, 2.1):
+        history = History.of(
+            Facts(layers=layers, parameters=parameters),
+            saturated_share=columns,
+            loss=[2.3] * 40,
+            constant_loss=[2.3] * 40,
+            weight_std={f"{name}.weight": [start, *[2.1] * 39] for name in ("0", "2", "4")},
+        )
+        (evidence,) = saturated_units(history)
+        advised.append(evidence.remedies[0].action)
+    assert advised[0].startswith("Normalise")
+    assert advised[1].startswith("Initialise")
 
 
 def mean_loss(losses: list[float]) -> float:
