@@ -190,6 +190,7 @@ class Recorder:
             if self.best is not None:
                 self.best.decide(self._validation.latest)
             self._droppings.forget()
+            self._activations.settle()
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -217,6 +218,7 @@ class Recorder:
             if self._stray is not None and self._stray.passed(self._activations.passes):
                 self._unstepped()
             if self._sampled:
+                self._activations.settle()
                 self._leftovers.passed(self._holdings.parameters())
             self._parameters.see_accumulated()
         except Exception as error:  # noqa: BLE001

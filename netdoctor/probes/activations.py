@@ -38,6 +38,7 @@ from netdoctor.probes.sharding import Span, Split, along, block_of, input_block,
 from netdoctor.probes.thorough import ThoroughSample
 from netdoctor.probes.transfer import Transfer, sent
 from netdoctor.probes.unseen import is_callable, is_scripted
+from netdoctor.probes.waiting import Waiting
 from netdoctor.statistics import SATURATION
 from netdoctor.structure import Form, Graph
 
@@ -106,6 +107,7 @@ class ActivationProbe:
         self._fail = fail
         self.layers = layers
         self.transparent = tuple({layer.name for layer in layers if layer.kind == k} for k in ("activation", "dropout"))
+        self._waiting = Waiting()
         self._tracing = self._keeping = False
         self._recognising = True
         self._traced: deque[list[Node]] = deque([[]])  # nodes of the last passes, those of the present one last
@@ -192,6 +194,7 @@ class ActivationProbe:
     def detach(self) -> None:
         """Remove every hook for good; the user's own stay."""
         self.on = False
+        self._waiting.forget()
         for handle in self._handles:
             if handle is not None:
                 handle.remove()
@@ -212,7 +215,12 @@ class ActivationProbe:
                 and transforming() is None
             ):
                 if torch.is_grad_enabled():
-                    self._quietly(self._sample, slot, module, args, output)
+                    if graph_task() == -1 and self._waiting.take(slot, module, args, output):
+                        self._pass_of[slot] = self.passes
+                        if self._waiting.full:
+                            self._quietly(self._catch_up)
+                    else:
+                        self._quietly(self._sample_at_once, slot, module, args, output)
                 else:
                     if graph_task() == -1:
                         self._without.append(self.layers[slot].name)
@@ -231,8 +239,34 @@ class ActivationProbe:
         finally:
             set_gradients(True)
 
+    def _sample_at_once(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._catch_up()
+        self._sample(slot, module, args, output)
+        if type(output) is Tensor and output.is_cpu:
+            self._waiting.watch(slot, output)
+
+    def _catch_up(self) -> None:
+        """Sample the calls that wait; without gradients only."""
+        for call in self._waiting.release():
+            self._sample(call.slot, call.module, call.args, call.output)
+
+    def settle(self) -> None:
+        """Sample what waits, before a backward pass, after it, and before anything else that looks at the samples."""
+        if not len(self._waiting):
+            return
+        start = perf_counter()
+        try:
+            with torch.no_grad():
+                self._catch_up()
+                self._sample_gradients()
+        except Exception as error:  # noqa: BLE001
+            self._fail("activations", error)
+        self.spent += perf_counter() - start
+
     def passed(self, gradients: bool, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> None:
         """The root has run, with gradients or without."""
+        self.settle()
+        self._waiting.end_pass()
         self.passes += 1
         self.thread = get_ident()
         self.last_pass_with_gradients = gradients
@@ -278,6 +312,7 @@ class ActivationProbe:
             if output is None:
                 self.passed(True)
             elif module is not None and self._due(slot):
+                self.settle()
                 self._seen.clear()  # compiled kernels write over tensors and leave no trace of it
                 self._sample(slot, module, () if given is None else (given,), output)
                 self._seen.clear()
@@ -289,15 +324,27 @@ class ActivationProbe:
         """Sample the gradient at a layer's output."""
         start = perf_counter()
         try:
-            local = plain(gradient)
-            if self.on and local is not None:
-                if torch.is_grad_enabled():  # create_graph=True
-                    self._quietly(self.gradients.store, slot, local, axis, block)
-                else:
-                    self.gradients.store(slot, local, axis, block)
+            if not self.on:
+                pass
+            elif torch.is_grad_enabled():  # create_graph=True
+                self._quietly(self._sample_gradient, slot, gradient, axis, block)
+            elif not self._waiting.take_gradient(slot, gradient, axis):
+                self._sample_gradient(slot, gradient, axis, block)
+            elif self._waiting.full:
+                self._sample_gradients()
         except Exception as error:  # noqa: BLE001
             self._fail("activation gradients", error)
         self.spent += perf_counter() - start
+
+    def _sample_gradient(self, slot: int, gradient: Tensor, axis: int, block: Block | None = None) -> None:
+        local = plain(gradient)
+        if local is not None:
+            self.gradients.store(slot, local, axis, block)
+
+    def _sample_gradients(self) -> None:
+        """Sample the gradients that wait."""
+        for each in self._waiting.release_gradients():
+            self._sample_gradient(each.slot, each.tensor, each.axis)
 
     def answered(self, output: Any) -> None:
         """Keep what the root made, on steps where predictions are read."""
@@ -453,6 +500,7 @@ class ActivationProbe:
         self._sources[:] = -1
         self._evaluating[:] = np.nan
         self._seen.clear()
+        self._waiting.forget()
         self._without.clear()
         self.given = self.fingerprints = None
         self.samples = 0
@@ -482,6 +530,7 @@ class ActivationProbe:
         Args:
             at_once: Do not wait for the next samples: this one is not the last of its step.
         """
+        self.settle()
         self._blank = 0 if self.activations.filled.any() else self._blank + 1
         rows = self.activations.counts()[1] / np.maximum(self.activations.units, 1)
         gradients = self.gradients.counts()[1]

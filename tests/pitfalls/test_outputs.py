@@ -1,4 +1,4 @@
-"""What a layer returns, in whatever form, is sampled in the hook, never kept and never changed."""
+"""What a layer returns, in whatever form, is sampled as it was then, kept for a moment at most, and never changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,19 +47,46 @@ def squares(output: Any) -> Tensor:
     return loss
 
 
+def train(model: nn.Module, steps: int, optimizer: torch.optim.Optimizer | None = None) -> torch.optim.Optimizer:
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        squares(model(torch.randn(16, 6))).backward()
+        optimizer.step()
+    return optimizer
+
+
 def test_in_place_operations_on_hooked_outputs() -> None:
     """Pitfall 1: full backward hooks raise; 4: a kept reference would show what came later."""
     tables = []
     for in_place in (False, True):
         torch.manual_seed(0)
         with silent(model := InPlace(in_place), every=1) as monitor:
-            step(model, squares, torch.randn(16, 6))
+            train(model, 4)
             assert faults(monitor) == []
             tables.append({name: monitor.history.table(name).values for name in monitor.history.statistics})
             assert (monitor.history.latest("activation_mean")["first"]) < 0.5  # before the ReLU, not after it
     assert set(tables[0]) == set(tables[1])
     for name, values in tables[0].items():
         assert values == pytest.approx(tables[1][name], nan_ok=True), name
+
+
+def test_what_is_written_to_for_once_is_left_out_and_never_read_late() -> None:
+    torch.manual_seed(0)
+    tables = []
+    for changes in (False, True):
+        torch.manual_seed(0)
+        with silent(model := InPlace(False), every=1) as monitor:
+            optimizer = train(model, 3)
+            model.in_place = model.relu.inplace = changes
+            train(model, 3, optimizer)
+            assert faults(monitor) == []
+        tables.append(monitor.history.table("activation_mean"))
+    for name, place in tables[0].place.items():
+        usual, changed = (table.values[:, table.place[name] if table is tables[1] else place] for table in tables)
+        seen = ~np.isnan(changed)
+        assert seen.sum() >= 5, name
+        assert changed[seen] == pytest.approx(usual[seen]), name
 
 
 @dataclass

@@ -70,9 +70,9 @@ def test_other_functions_are_never_called_dead() -> None:
 
 def test_a_relu_at_the_output_that_is_asked_for_less_than_nothing() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 8), nn.ReLU())
-    with torch.no_grad():
-        model[2].bias.fill_(-5.0)
+    last = nn.Linear(24, 8)
+    nn.init.constant_(last.bias, -5.0)
+    model = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), last, nn.ReLU())
     x = torch.randn(64, 6)
     (finding,) = rounds(dead_units, model, lambda: (x, -x[:, :1].expand(64, 8).exp()), steps=5)
     assert finding.layers == ("2",)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from netdoctor.facts import Facts, Layer, Parameter
+from netdoctor.findings import Evidence
 from netdoctor.history import History
 from netdoctor.rules.saturated_units import fires, quiet, saturated_units
 from tests.rules.training import digits, train
@@ -47,6 +48,7 @@ def test_weights_that_the_training_made_large_are_not_made_anew() -> None:
             weight_std={f"{name}.weight": [start, *[2.1] * 39] for name in ("0", "2", "4")},
         )
         (evidence,) = saturated_units(history)
+        assert isinstance(evidence, Evidence)
         advised.append(evidence.remedies[0].action)
     assert advised[0].startswith("Normalise")
     assert advised[1].startswith("Initialise")
