@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-MOST = 8  # that wait: a GPT's sampled step costs 8.8 % with 8, 8.5 with 16, 9.8 with none (2 cores of an EPYC)
-LARGE = 4 << 20  # bytes of an output that does not wait: no more than 32 MB are kept alive a little longer
+HELD = 32 << 20  # bytes that are kept alive a little longer: 8 outputs of a ResNet, all of a small GPT
 
 
 class Call(NamedTuple):
@@ -37,70 +36,76 @@ class Gradient(NamedTuple):
 class Waiting:
     """What waits; which layers' calls may is learned from the first ones.
 
-    A layer's may not whose output is large, or written to after the call, as by an in-place ReLU.
+    A layer's may not whose output is larger than 4 MB, or written to after the call, as by an in-place ReLU.
+
+    Attributes:
+        full: Whether so much waits that it should be released.
     """
 
     def __init__(self) -> None:
         self._calls: list[Call] = []
         self._gradients: list[Gradient] = []
-        self._may: dict[int, bool] = {}
-        self._watched: list[tuple[int, weakref.ref[Tensor], int]] = []
+        self._sizes: dict[int, int] = {}  # bytes of the outputs of layers whose calls may wait; 0 they may not
+        self._held = 0
+        self._watched: list[tuple[int, weakref.ref[Tensor], int, int]] = []
 
     def __len__(self) -> int:
         return len(self._calls) + len(self._gradients)
 
     def take(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> bool:
         """Keep a call if it may wait; whether it does."""
-        if type(output) is not Tensor or not self._may.get(slot, False) or not output.is_cpu:
+        size = self._sizes.get(slot, 0)
+        if not size or type(output) is not Tensor or not output.is_cpu:
             return False
+        self._held += size
         self._calls.append(Call(slot, module, args, output, _versions(args, output)))
         return True
 
     def take_gradient(self, slot: int, gradient: Tensor, axis: int) -> bool:
         """The same for the gradient at a layer's output."""
-        if type(gradient) is not Tensor or not self._may.get(slot, False) or not gradient.is_cpu:
+        size = self._sizes.get(slot, 0)
+        if not size or type(gradient) is not Tensor or not gradient.is_cpu:
             return False
+        self._held += size
         self._gradients.append(Gradient(slot, gradient, axis, gradient._version))
         return True
 
     @property
     def full(self) -> bool:
-        return len(self) >= MOST
+        return self._held >= HELD
 
     def release(self) -> list[Call]:
         """The calls that waited; of those that should not have nothing is left to sample."""
-        calls, self._calls = self._calls, []
+        calls, self._calls, self._held = self._calls, [], 0
         untouched = []
         for call in calls:
             if call.versions == _versions(call.args, call.output):
                 untouched.append(call)
             else:
-                self._may[call.slot] = False
+                self._sizes[call.slot] = 0
         return untouched
 
     def release_gradients(self) -> list[Gradient]:
         """The gradients that waited and are as they were."""
-        gradients, self._gradients = self._gradients, []
+        gradients, self._gradients, self._held = self._gradients, [], 0
         return [each for each in gradients if each.tensor._version == each.version]
 
     def forget(self) -> None:
         """Let go of all that waits."""
-        self._calls, self._gradients = [], []
+        self._calls, self._gradients, self._held = [], [], 0
         self._watched.clear()
 
     def watch(self, slot: int, output: Tensor) -> None:
         """Find out until the pass ends whether the output of a layer that did not wait is written to."""
-        if slot not in self._may:
-            if output.nbytes > LARGE:
-                self._may[slot] = False
-            else:
-                self._watched.append((slot, weakref.ref(output), output._version))
+        if slot not in self._sizes:
+            self._watched.append((slot, weakref.ref(output), output._version, output.nbytes))
 
     def end_pass(self) -> None:
         """Learn from the outputs of a pass."""
-        for slot, reference, version in self._watched:
+        for slot, reference, version, size in self._watched:
             output = reference()
-            self._may[slot] = self._may.get(slot, True) and (output is None or output._version == version)
+            fit = size <= HELD // 8 and (output is None or output._version == version)
+            self._sizes[slot] = min(self._sizes.get(slot, size), size if fit else 0)
         self._watched.clear()
 
 
