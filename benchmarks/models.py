@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +107,12 @@ def lstm(width: int = 128, batch: int = 32, length: int = 50) -> Case:
     return Tagger(32, width), torch.randn(batch, length, 32), torch.randint(0, 10, (batch,))
 
 
+def compiled(model: nn.Module, x: Tensor, y: Tensor) -> Case:
+    """The same in kernels that torch.compile makes, with a C++ compiler at hand."""
+    made: Any = torch.compile(model)
+    return made, x, y
+
+
 MODELS: dict[str, Callable[[], Case]] = {
     "mlp 3x64": lambda: mlp(64, 3),
     "mlp 6x1024": mlp,
@@ -113,4 +120,5 @@ MODELS: dict[str, Callable[[], Case]] = {
     "gpt 6x256": gpt,
     "lstm": lstm,
     "mlp 200x64": lambda: mlp(64, 200),
+    "gpt compiled": lambda: compiled(*gpt()),
 }

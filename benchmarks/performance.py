@@ -1,6 +1,6 @@
 """Measures everything and writes docs/performance.md with its pictures: python benchmarks/performance.py.
 
-Half an hour on two idle cores; ``--steps 60`` for a glance.
+Twenty minutes on two idle cores; ``--seconds 10`` for a glance.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import torch
 
 from benchmarks import history_size, idle, import_time, overhead, scaling, watchers
 from benchmarks.models import MODELS
+from benchmarks.twins import Twin
 
 mpl.use("Agg")
 from matplotlib import pyplot  # after the choice of the backend
 
 PEERS_ON = "gpt 6x256"
+LEAST, MOST = 30, 3000  # rounds
 HOME = Path(__file__).parents[1] / "docs"
 
 
@@ -40,14 +42,23 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *lines))
 
 
+def rounds(name: str, seconds: float) -> int:
+    """Of one unwatched and two watched twins, as many as take so long."""
+    model, x, y = MODELS[name]()
+    twin = Twin(model)
+    step = float(np.median([twin.step(x, y, None) for _ in range(8)]))
+    return int(np.clip(seconds / (3 * step), LEAST, MOST))
+
+
 def ratios(rows: Sequence[overhead.Row]) -> str:
     lines = []
     for row in rows:
         middle, low, high = row.times.ratio
         share = f"{row.times.sampled.mean():.1%}" if row.setting in watchers.NETDOCTOR else ""
         bar = f"{row.bar:.3f}" if row.bar else ""
-        lines.append((f"{row.model}, {row.setting}", f"{middle:.3f}", f"{low:.3f} … {high:.3f}", bar, share))
-    return table(("model, setting", "ratio", "95 % interval", "bar", "sampled steps"), lines)
+        interval, count = f"{low:.3f} … {high:.3f}", str(len(row.times.watched))
+        lines.append((f"{row.model}, {row.setting}", f"{middle:.3f}", interval, bar, count, share))
+    return table(("model, setting", "ratio", "95 % interval", "bar", "rounds", "sampled steps"), lines)
 
 
 def added(rows: Sequence[overhead.Row]) -> str:
@@ -71,24 +82,28 @@ def pictures(series: Sequence[scaling.Series], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def page(steps: int) -> str:
+def page(seconds: float) -> str:
     commit = subprocess.run(("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=True).stdout
-    own = list(overhead.rows(list(MODELS), ["default", "every=1"], [], steps))
+    own: list[overhead.Row] = []
+    for name in MODELS:
+        own += overhead.rows([name], ["default", "every=1"], [], rounds(name, seconds))
+        print(*own[-2:], sep="\n", flush=True)
     peers = [peer for peer in watchers.PEERS if not watchers.missing(peer)]
-    others = list(overhead.rows([PEERS_ON], ["default", "every=1", "default+wandb"], peers, max(steps // 2, 30)))
+    few = rounds(PEERS_ON, seconds / 3)
+    others = list(overhead.rows([PEERS_ON], ["default", "every=1", "default+wandb"], peers, few))
     grown = list(scaling.all_series())
     (HOME / "performance").mkdir(parents=True, exist_ok=True)
     pictures(grown, HOME / "performance" / "scaling.png")
     middle, low, high = idle.microseconds(50)
     held = history_size.megabytes(200, 100_000)
-    seconds = import_time.seconds("import netdoctor; netdoctor.watch", 9)
+    imported = import_time.seconds("import netdoctor; netdoctor.watch", 9)
     layers, batches = (next(s for s in grown if s.axis == axis) for axis in ("layers", "batch"))
     absent = ", ".join(peer for peer in watchers.PEERS if watchers.missing(peer)) or "none"
     return f"""# What watching costs
 
 Made by `python benchmarks/performance.py` at commit {commit.strip()}. Machine: {machine()}.
 
-Ratios of a watched step to an unwatched one: twins of one model take their steps in turn in one process, {steps} rounds
+Ratios of a watched step to an unwatched one: twins of one model take their steps in turn in one process, in rounds
 after the first 50 steps, AdamW, float32. Medians with 95 % bootstrap intervals (`python benchmarks/overhead.py`).
 
 {ratios(own)}
@@ -106,16 +121,15 @@ How a sampled step grows (`python benchmarks/scaling.py`): {scaling.slope_per_la
 ![Cost of a sampled step against layers, width, batch and parameters](performance/scaling.png)
 
 The history of 200 layers after 100,000 recorded steps holds {held:.0f} MB (bar {history_size.BAR},
-`python benchmarks/history_size.py`). Importing netdoctor takes {seconds:.2f} s on top of torch (bar {import_time.BAR},
+`python benchmarks/history_size.py`). Importing netdoctor takes {imported:.2f} s on top of torch (bar {import_time.BAR},
 `python benchmarks/import_time.py`).
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="counted steps after the first 50 (default 300)")
-    options = parser.parse_args()
-    text = page(options.steps)
+    parser.add_argument("--seconds", type=float, default=60, help="of counted steps, a model (default 60)")
+    text = page(parser.parse_args().seconds)
     (HOME / "performance.md").write_text(text)
     print(text)
 

@@ -320,7 +320,9 @@ class ActivationProbe:
             self._fail("activations of compiled layers", error)
         self.spent += perf_counter() - start
 
-    def backward(self, slot: int, gradient: Tensor, axis: int, block: Block | None = None) -> None:
+    def backward(
+        self, slot: int, gradient: Tensor, axis: int, block: Block | None = None, at_once: bool = False
+    ) -> None:
         """Sample the gradient at a layer's output."""
         start = perf_counter()
         try:
@@ -328,7 +330,7 @@ class ActivationProbe:
                 pass
             elif torch.is_grad_enabled():  # create_graph=True
                 self._quietly(self._sample_gradient, slot, gradient, axis, block)
-            elif not self._waiting.take_gradient(slot, gradient, axis):
+            elif at_once or not self._waiting.take_gradient(slot, gradient, axis):
                 self._sample_gradient(slot, gradient, axis, block)
             elif self._waiting.full:
                 self._sample_gradients()

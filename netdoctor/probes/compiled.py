@@ -47,7 +47,7 @@ def _sample_gradient(mark: Tensor, gradient: Tensor) -> None:
     number, slot = mark.tolist()
     probe = _probes.get(number)
     if probe is not None:
-        probe.backward(slot, gradient, probe.axis(slot, gradient))
+        probe.backward(slot, gradient, probe.axis(slot, gradient), at_once=True)  # its memory may be used again
 
 
 @_sample.register_fake
