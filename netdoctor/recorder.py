@@ -185,6 +185,11 @@ class Recorder:
             return
         start = perf_counter()
         try:
+            if self._rest and not self._validation.pending and self.best is None and self._losses.keep(loss):
+                self._droppings.forget()
+                self._origins.clear()
+                self._activations.given = None
+                return  # the way of nearly all steps is short
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
             if self.best is not None:
@@ -263,13 +268,13 @@ class Recorder:
             self._validation.note("val_dropping", 0.0 if found is None else found.rate)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._rest and id(optimizer) == self._solo:
+            self._losses.before_step()
+            return None
         start = perf_counter()
         changed = None
         try:
             self._activations.given = None
-            if self._rest and id(optimizer) == self._solo:
-                self._losses.before_step()
-                return None
             holding = self._holding(optimizer)
             if holding.names:
                 self._activations.thread = get_ident()  # compiled forward passes do not tell
@@ -290,7 +295,8 @@ class Recorder:
                 self.step += 1
                 self._rest -= 1
                 self._losses.after_step(self.step, self._solo, alone=True)
-                self._scale.stepped(optimizer)
+                if self._losses.scale is not None:
+                    self._scale.stepped(optimizer)
                 self._together.poll()
                 if not self._rest or self._losses.jumped:
                     self._wake()

@@ -240,7 +240,8 @@ class ActivationProbe:
             set_gradients(True)
 
     def _sample_at_once(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._catch_up()
+        if len(self._waiting):
+            self._catch_up()
         self._sample(slot, module, args, output)
         if type(output) is Tensor and output.is_cpu:
             self._waiting.watch(slot, output)

@@ -78,6 +78,16 @@ class TrainingLosses:
     def non_finite(self) -> bool:
         return self._non_finite or self._scalars.non_finite
 
+    def keep(self, loss: Tensor) -> bool:
+        """`add` in short, for a finite number on the CPU that is the first of its step; whether it is one."""
+        if not self._stale or self._untaken or self._scaled or type(loss) is not Tensor or not loss.is_cpu:
+            return False
+        value = loss.item()
+        if not -math.inf < value < math.inf:
+            return False
+        self._open, self._staged, self._kinds, self._stale = [value], {}, set(), False
+        return True
+
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
@@ -155,7 +165,7 @@ class TrainingLosses:
         column = self._columns.get(optimizer)
         if column is None:
             column = self._columns[optimizer] = f"optimizer {len(self._columns) + 1}" if self._columns else ""
-        if step in self._explicit:
+        if self._explicit and step in self._explicit:
             self._explicit = {later for later in self._explicit if later > step}
             return
         total = self._open[0]

@@ -85,8 +85,9 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     _steps += 1
     changed = None
     told: tuple[Listener, ...] = ()
-    while fresh := tuple(listener for listener in _listeners if listener not in told):
-        for listener in fresh:  # one may bring in another, which begins with this very step
+    while len(told) < len(_listeners):  # one may bring in another, which begins with this very step
+        fresh = tuple(_listeners[len(told) :])
+        for listener in fresh:
             changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
         told += fresh
     return changed

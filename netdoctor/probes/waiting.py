@@ -111,4 +111,6 @@ class Waiting:
 
 def _versions(args: tuple[Any, ...], output: Tensor) -> tuple[int, int]:
     given = args[0] if args else None
-    return output._version, given._version if isinstance(given, Tensor) else 0
+    if isinstance(given, Tensor) and not given.is_inference():  # those count no versions
+        return output._version, given._version
+    return output._version, 0
