@@ -203,6 +203,8 @@ def test_data_flows_one_way(path):
     if place.parts[0] == "rules":
         beyond = ("netdoctor.probes", "netdoctor.monitor", "netdoctor.recorder", "netdoctor.reporters", "netdoctor.cli")
         assert not [name for name in used if inside(name, *beyond)]
+        others = [n for n in used if inside(n, "netdoctor.rules") and not inside(n, "netdoctor.rules.base")]
+        assert not others or place.name == "__init__.py"
     if place.parts[0] in ("probes", "reporters", "statistics.py", "history.py", "facts.py"):
         assert not [name for name in used if inside(name, "netdoctor.monitor", "netdoctor.diagnose")]
     if place.parts[0] == "probes":

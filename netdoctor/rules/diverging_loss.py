@@ -12,9 +12,9 @@ from netdoctor.facts import Facts, Group, Loss
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.gains import lasting_overshoot, overshoot, reference
 from netdoctor.history import History
+from netdoctor.measured_remedies import bound_weights
 from netdoctor.remedies import clip_gradients, from_the_start, scale_learning_rate
 from netdoctor.rules.base import rule
-from netdoctor.rules.weight_growth import bounded
 from netdoctor.trends import block_means, is_rising
 
 Floats = NDArray[np.float64]
@@ -107,7 +107,7 @@ def diverging_loss(
             readings=(Reading("loss", recent, None, "loss", span),),
             confidence=0.7,
             severity=Severity.WARNING,
-            remedies=(_bounded(), *map(from_the_start, (bounded(history), *reversed(remedies[1:])))),
+            remedies=(_bounded(), *map(from_the_start, (bound_weights(history), *reversed(remedies[1:])))),
         )
 
 

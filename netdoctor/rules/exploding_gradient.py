@@ -14,9 +14,9 @@ from netdoctor.facts import WEIGHTED, Facts, Layer, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.gains import highest_rates, momentum
 from netdoctor.history import History
+from netdoctor.measured_remedies import standardise_targets
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
-from netdoctor.rules.unnormalized_target import standardised
 
 
 @rule(Severity.WARNING, explains=("non-finite", "covariate-shift", "underfitting", "loss-plateau", "not-learning"))
@@ -134,7 +134,7 @@ def _blown_up(
         clip = remedies.clip_gradients(norm)
         held = remedies.both(remedies.clip_gradients(10 * norm), remedies.scale_learning_rate(0.1, rate))
         cures = (held, clip, *_rescale(history, clip), lower)
-    first = standardised(history) if scaled_target(history) else _initialisation(history)
+    first = standardise_targets(history) if scaled_target(history) else _initialisation(history)
     names = [table.columns[places[i]] for i in np.argsort(-largest) if largest[i] > update]
     names.sort(
         key=lambda name: roles[name].layer == _output(history.facts)

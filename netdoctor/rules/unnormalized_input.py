@@ -12,9 +12,9 @@ from netdoctor.ends import first_layers
 from netdoctor.facts import Facts, Layer, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.measured_remedies import standardise_targets
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
-from netdoctor.rules.unnormalized_target import standardised
 
 CAUSED = (
     "poor-initialization",
@@ -105,7 +105,7 @@ def unnormalized_input(
         if outlying and layer.kind != "conv":
             cures = (remedies.standardise_robustly(layer), *cures)
         if history.first("target_rms").get("", 0.0) > raw:
-            cures = (*(remedies.both(first, then) for first in cures for then in standardised(history)), *cures)
+            cures = (*(remedies.both(first, then) for first in cures for then in standardise_targets(history)), *cures)
         behind = [other.kind for other in history.facts.layers if layer.name in other.inputs]
         normed = bool(behind) and all(kind == "norm" for kind in behind)  # and none takes it as it is, past a norm
         yield Evidence(

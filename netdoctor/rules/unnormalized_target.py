@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from netdoctor import remedies
 from netdoctor.ends import last_layers
 from netdoctor.facts import Facts, Group, Layer, Loss
-from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
+from netdoctor.findings import Evidence, Reading, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.measured_remedies import POWER, standardise_targets
 from netdoctor.progress import progress
 from netdoctor.rules.base import rule
 
@@ -24,7 +23,6 @@ CAUSED = (
     "loss-plateau",
     "not-learning",
 )
-POWER = {"mse": 2, "l1": 1, "smooth-l1": 1}  # with which the gradient grows with the targets' scale
 
 
 @rule(Severity.WARNING, explains=CAUSED)
@@ -76,22 +74,8 @@ def unnormalized_target(
             Reading("largest output of the first step", reached, near * scale, "y", (1, 1)),
         ),
         confidence=0.9,
-        remedies=standardised(history),
+        remedies=standardise_targets(history),
     )
-
-
-def standardised(history: History) -> tuple[Remedy, ...]:
-    """Standardised targets as a remedy, empty where no values are seen; by hand where each column has its own unit."""
-    facts = history.facts
-    if facts.loss.kind not in POWER or not len(history.series("target_rms")[1]):
-        return ()
-    rms, mean, std = (float(history.series(f"target_{name}")[1][-1]) for name in ("rms", "mean", "std"))
-    spread = std if std > 0 and math.isfinite(std) else rms
-    alike = rms**2 - mean**2 - spread**2 <= spread**2  # the means of the columns differ by less than the samples
-    layer = next((layer for layer in facts.layers if layer.name == facts.loss.layer and alike), Layer("", "other"))
-    adaptive = any(group.optimizer.startswith(remedies.ADAPTIVE) for group in facts.groups)
-    factor = 1.0 if adaptive else spread ** -POWER[facts.loss.kind]
-    return (remedies.standardise_targets(layer, mean, spread, factor),)
 
 
 def _history(rms: float, output: float, loss: list[float], kind: str = "mse") -> History:

@@ -11,6 +11,7 @@ from netdoctor import remedies
 from netdoctor.facts import Facts, Parameter, spoken
 from netdoctor.findings import Evidence, Reading, Remedy, Severity, Skipped
 from netdoctor.history import History
+from netdoctor.measured_remedies import bound_weights
 from netdoctor.progress import chosen_weights, progress
 from netdoctor.rules.base import rule
 
@@ -91,7 +92,7 @@ def weight_growth(
             Reading("growth over the way", float(np.median(outward[usable])), straight, "", span),
         ),
         confidence=0.8,
-        remedies=tuple(map(remedies.from_the_start, (bounded(history), _decay(history.facts)))),
+        remedies=tuple(map(remedies.from_the_start, (bound_weights(history), _decay(history.facts)))),
     )
 
 
@@ -109,28 +110,8 @@ def _rewarded(history: History, first: float, now: float) -> Evidence:
                 "Goodfellow et al. 2016, Deep Learning, section 7.1",
                 "the weights stay as small as the data let them",
             ),
-            remedies.from_the_start(bounded(history, every=True)),  # the penalty rewards biases and norms as well
+            remedies.from_the_start(bound_weights(history, every=True)),  # the penalty rewards biases and norms as well
         ),
-    )
-
-
-def bounded(history: History, every: bool = False) -> Remedy:
-    """Keep the norm of each weight, or of every parameter, at what it was at the start; at 1 of those that were 0."""
-    first = history.first("weight_rms")
-    chosen = [p.name for p in history.facts.parameters if p.trainable and (every or p.role == "weight")]
-    weights = {name: first[name] or 1.0 for name in chosen if name in first and (every or first[name] > 0)}
-    return Remedy(
-        "Look for a loss without a lower bound (the sign of a penalty, a critic without constraint), and bound the "
-        "weights after each step",
-        f"bounds = {{{', '.join(f'{name!r}: {rms:.4g}' for name, rms in list(weights.items())[:50])}}}\n"
-        "with torch.no_grad():  # after each optimizer.step()\n"
-        "    for name, rms in bounds.items():\n"
-        "        weight = model.get_parameter(name)\n"
-        "        weight.mul_((rms / weight.square().mean().sqrt()).clamp(max=1))",
-        "Srivastava et al. 2014, section 5.1 (max-norm); Arjovsky et al. 2017, section 3",
-        "the weights stay as large as they were",
-        treatment=remedies.bound_weights(weights),
-        unbounded=True,
     )
 
 

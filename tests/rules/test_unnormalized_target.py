@@ -7,7 +7,8 @@ import pytest
 from netdoctor.facts import Facts, Group, Layer, Loss
 from netdoctor.findings import Evidence
 from netdoctor.history import History
-from netdoctor.rules.unnormalized_target import fires, quiet, standardised, unnormalized_target
+from netdoctor.measured_remedies import standardise_targets
+from netdoctor.rules.unnormalized_target import fires, quiet, unnormalized_target
 
 
 def targets(rms: float, mean: float, std: float, optimizer: str = "Adam") -> History:
@@ -32,12 +33,12 @@ def test_quiet(history: History) -> None:
 
 
 def test_one_unit_is_carried_out_and_several_are_left_to_a_human_hand() -> None:
-    (alike,) = standardised(targets(112.0, 100.0, 50.0))
-    (apart,) = standardised(targets(645.0, 330.0, 290.0))  # columns of means 1000, 0, 0
+    (alike,) = standardise_targets(targets(112.0, 100.0, 50.0))
+    (apart,) = standardise_targets(targets(645.0, 330.0, 290.0))  # columns of means 1000, 0, 0
     assert alike.applicable
     assert not apart.applicable
 
 
 def test_nothing_to_standardise_without_values() -> None:
-    assert standardised(History.of(Facts(loss=Loss("cross-entropy")), target_rms=[50.0])) == ()
-    assert standardised(History.of(Facts(loss=Loss("mse")), loss=[1.0])) == ()
+    assert standardise_targets(History.of(Facts(loss=Loss("cross-entropy")), target_rms=[50.0])) == ()
+    assert standardise_targets(History.of(Facts(loss=Loss("mse")), loss=[1.0])) == ()

@@ -7,7 +7,7 @@ from torch import nn
 
 from netdoctor.facts import Facts, Parameter
 from netdoctor.history import History
-from netdoctor.rules.weight_growth import bounded
+from netdoctor.measured_remedies import bound_weights
 
 
 def grown(model: nn.Module) -> History:
@@ -25,7 +25,7 @@ def test_weights_alone_or_every_parameter_keep_their_size() -> None:
         model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
         before = {name: float(value.detach().square().mean().sqrt()) for name, value in model.named_parameters()}
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        remedy = bounded(grown(model), every)
+        remedy = bound_weights(grown(model), every)
         assert remedy.unbounded
         remedy.apply(model, optimizer)
         for _ in range(20):
