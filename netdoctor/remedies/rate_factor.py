@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +19,28 @@ def scheduled(optimizer: Optimizer) -> bool:
 
 def scale_scheduled(operation: Operation, factor: float) -> None:
     """Make each step with ``factor`` times the scheduler's rate."""
-    set_at_steps(operation, lambda index, rate: rate * factor, f"{factor:g} times what the scheduler sets")
+    set_at_steps(operation, lambda step, index, rate: rate * factor, f"{factor:g} times what the scheduler sets")
 
 
-def set_at_steps(operation: Operation, rate_of: Callable[[int, Any], Any], described: str) -> None:
-    """Make each step with ``rate_of(index, rate)`` for a group's rate; between the steps a scheduler finds its own."""
+def set_at_steps(operation: Operation, rate_of: Callable[[int, int, Any], Any], described: str) -> None:
+    """Make each step with another rate; between the steps a scheduler finds its own.
+
+    Args:
+        operation: What is being done to which optimizer.
+        rate_of: Gives the rate of a step, counted from 0, for a group's index and the rate that is set.
+        described: What that is, in words.
+    """
     optimizer = operation.needs_optimizer("changes the learning rate")
     own: list[Any] = []
+    steps = itertools.count()
 
     def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         own[:] = [
             group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in optimizer.param_groups
         ]
+        step = next(steps)
         for index, group in enumerate(optimizer.param_groups):
-            put(group, rate_of(index, group["lr"]))
+            put(group, rate_of(step, index, group["lr"]))
 
     def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group, rate in zip(optimizer.param_groups, own, strict=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -69,16 +68,8 @@ def _decay_instead(operation: Operation, rates: Sequence[float], total: int) -> 
     operation.needs_finite_weights()
     if len(rates) != len(optimizer.param_groups):
         raise RemedyError(f"there are rates for {len(rates)} param groups, and {len(optimizer.param_groups)} groups")
-    steps = itertools.count()
-    factor = functools.partial(_factor, warm=0, total=total)
-    now = [1.0]
-
-    def rate_of(index: int, rate: Any) -> float:
-        if index == 0:
-            now[0] = factor(next(steps))
-        return rates[index] * now[0]
-
-    set_at_steps(operation, rate_of, f"from {max(rates):.3g} along a cosine until step {total}")
+    described = f"from {max(rates):.3g} along a cosine until step {total}"
+    set_at_steps(operation, lambda step, index, rate: rates[index] * _factor(step, 0, total), described)
 
 
 def _factor(step: int, warm: int, total: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -70,8 +70,8 @@ def saturated_units(
         return
     first = max(found, key=lambda name: round(found[name], 1))  # the first executed of the worst
     names = (first, *(name for name in found if name != first))
-    ratios = {layer.name: _weight_ratio(history, layer) for layer in history.facts.layers if layer.called}
-    large = {name: ratio for name, ratio in ratios.items() if ratio >= oversized}
+    large = _oversized(history.facts, history.latest("weight_std"), oversized)
+    made = _oversized(history.facts, history.first("weight_std"), oversized)  # others grew, as new ones would
     more = f" (and of {len(found) - 1} more)" if len(found) > 1 else ""
     text = f"{found[first]:.0%} of the outputs of {spoken(first)}{more} are within 3 % of the bounds of "
     text += f"{history.facts.layer(first).nonlinearity}, where hardly any gradient passes"
@@ -84,7 +84,7 @@ def saturated_units(
         layers=names,
         readings=tuple(Reading(f"saturated share of {name}", found[name], bound) for name in names),
         confidence=0.85 if stalled or first in large else 0.7,
-        remedies=_remedies(history, names, list(large) if any(name in large for name in names) else [], update),
+        remedies=_remedies(history, names, list(made) if any(name in made for name in names) else [], update),
     )
 
 
@@ -106,18 +106,14 @@ def _hidden(facts: Facts) -> list[Layer]:
     ]
 
 
-def _weight_ratio(history: History, layer: Layer) -> float:
-    """Weight std of a layer now over the one that keeps the variance; 0 unknown."""
-    weight = history.facts.weight(layer.name)
-    std = history.latest("weight_std").get(weight.name, 0.0) if weight is not None else 0.0
-    return std / remedies.ideal_std(layer) if layer.kind in ("linear", "conv") else 0.0
-
-
-def _grown(history: History, names: list[str]) -> bool:
-    """Whether it is the training that made weights large: new ones would go the same way."""
-    first, now = history.first("weight_std"), history.latest("weight_std")
-    weights = [weight.name for name in names if (weight := history.facts.weight(name)) is not None]
-    return all(now.get(weight, 0.0) > 1.2 * first.get(weight, 0.0) for weight in weights)
+def _oversized(facts: Facts, stds: Mapping[str, float], bound: float) -> dict[str, float]:
+    """Layers whose weights have ``bound`` times the std that keeps the variance, or more: how many times."""
+    ratios = {}
+    for layer in facts.layers:
+        weight = facts.weight(layer.name) if layer.called and layer.kind in ("linear", "conv") else None
+        if weight is not None:
+            ratios[layer.name] = stds.get(weight.name, 0.0) / remedies.ideal_std(layer)
+    return {name: ratio for name, ratio in ratios.items() if ratio >= bound}
 
 
 def _remedies(history: History, names: tuple[str, ...], large: list[str], update: float) -> tuple[Remedy, ...]:
@@ -128,9 +124,7 @@ def _remedies(history: History, names: tuple[str, ...], large: list[str], update
     typical = first_updates(history)
     if typical >= update and weighted:
         return remedies.start_again(facts, weighted, remedies.slower(typical)), norm
-    if large and not _grown(history, large):
-        return remedies.initialise(facts, large), norm
-    return (remedies.from_the_start(every),)
+    return (remedies.initialise(facts, large), norm) if large else (remedies.from_the_start(every),)
 
 
 _FACTS = Facts(
