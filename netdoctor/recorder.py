@@ -189,7 +189,7 @@ class Recorder:
                 self._droppings.forget()
                 self._origins.clear()
                 self._activations.given = None
-                return  # the way of nearly all steps is short
+                return  # likewise short
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
             if self.best is not None:
@@ -289,6 +289,11 @@ class Recorder:
         return changed
 
     def after_step(self, optimizer: Optimizer) -> None:
+        resting = self._rest > 1 and id(optimizer) == self._solo and not self._together.active
+        if resting and self._losses.keep_step(self.step + 1):
+            self.step += 1
+            self._rest -= 1
+            return  # the way of nearly all steps is short
         start = perf_counter()
         try:
             if self._rest and id(optimizer) == self._solo:

@@ -180,6 +180,22 @@ class TrainingLosses:
         for statistic, value in self._staged.items():
             self._scalars.keep(step, statistic, value)
 
+    def keep_step(self, step: int) -> bool:
+        """`after_step` in short, for an only optimizer after `keep`; whether that was all there is to it."""
+        known = self._stale or len(self._open) != 1 or self._staged or self._explicit or self.scale is not None
+        if known or not isinstance(self._open[0], float) or self._steps <= MEMORY:
+            return False
+        loss = self._open[0]
+        size = abs(loss)
+        if not size <= JUMP * self._usual:
+            return False
+        self._usual = max(size, (1 - 1 / MEMORY) * self._usual)
+        self._steps += 1
+        self._stepping, self._untaken, self._stale = False, False, True
+        self._taken, self.jumped, self._non_finite = self._open, False, False
+        self._scalars.keep(step, "loss", loss)
+        return True
+
     def observed(self, step: int, statistic: str, value: Scalar) -> None:
         """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""
         if self._open and not self._stale:

@@ -84,12 +84,8 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     global _steps
     _steps += 1
     changed = None
-    told: tuple[Listener, ...] = ()
-    while len(told) < len(_listeners):  # one may bring in another, which begins with this very step
-        fresh = tuple(_listeners[len(told) :])
-        for listener in fresh:
-            changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
-        told += fresh
+    for listener in _listeners:  # the list may grow: one brings in another, which begins with this very step
+        changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
     return changed
 
 
