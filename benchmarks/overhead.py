@@ -1,8 +1,8 @@
 """What watching costs: the time of a watched step over that of an unwatched one, paired in one process.
 
-Twins of one model train on the same batches, a step of each in turn. Each round gives the ratio of the watched twin's
-step to the unwatched one's. Steps that netdoctor samples and steps that it does not are two kinds; the cost is the
-median ratio of each kind, weighted by how often it occurs, with a bootstrap interval over rounds.
+Twins of one model train on the same batches, in turn: a twentieth of a second of steps each, one at least. Each step of
+the watched twin is set against the unwatched one's. Steps that netdoctor samples and steps that it does not are two
+kinds; the cost is the median ratio of each kind, weighted by how often it occurs, with a bootstrap interval.
 
     python benchmarks/overhead.py [--steps 300] [--models "mlp 6x1024"] [--settings default every=1] [--peers]
     python benchmarks/overhead.py --steps 20 --models "mlp 6x1024" --check benchmarks/recorded.json

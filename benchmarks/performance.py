@@ -24,7 +24,7 @@ mpl.use("Agg")
 from matplotlib import pyplot  # after the choice of the backend
 
 PEERS_ON = "gpt 6x256"
-LEAST, MOST = 30, 3000  # rounds
+LEAST, MOST = 30, 1900  # rounds; with more a history of 2048 rows would no longer tell every sampled step
 HOME = Path(__file__).parents[1] / "docs"
 
 

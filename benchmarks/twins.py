@@ -1,4 +1,4 @@
-"""Twins of one model that take their training steps in turn, so that whatever else the machine does hits all alike."""
+"""Twins of one model that take a few training steps in turn, so that whatever else the machine does hits all alike."""
 
 from __future__ import annotations
 

@@ -185,17 +185,13 @@ class Recorder:
             return
         start = perf_counter()
         try:
-            if self._rest and not self._validation.pending and self.best is None and self._losses.keep(loss):
-                self._droppings.forget()
-                self._origins.clear()
-                self._activations.given = None
-                return  # likewise short
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
             if self.best is not None:
                 self.best.decide(self._validation.latest)
             self._droppings.forget()
-            self._activations.settle()
+            if self._sampled:
+                self._activations.settle()
             value = self._losses.add(loss)
             if isinstance(value, float) and math.isfinite(value):
                 self._origins.clear()
@@ -268,13 +264,13 @@ class Recorder:
             self._validation.note("val_dropping", 0.0 if found is None else found.rate)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._rest and id(optimizer) == self._solo:
-            self._losses.before_step()
-            return None
         start = perf_counter()
         changed = None
         try:
             self._activations.given = None
+            if self._rest and id(optimizer) == self._solo:
+                self._losses.before_step()
+                return None
             holding = self._holding(optimizer)
             if holding.names:
                 self._activations.thread = get_ident()  # compiled forward passes do not tell
@@ -289,11 +285,6 @@ class Recorder:
         return changed
 
     def after_step(self, optimizer: Optimizer) -> None:
-        resting = self._rest > 1 and id(optimizer) == self._solo and not self._together.active
-        if resting and self._losses.keep_step(self.step + 1):
-            self.step += 1
-            self._rest -= 1
-            return  # the way of nearly all steps is short
         start = perf_counter()
         try:
             if self._rest and id(optimizer) == self._solo:

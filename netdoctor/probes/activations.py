@@ -240,26 +240,29 @@ class ActivationProbe:
             set_gradients(True)
 
     def _sample_at_once(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if len(self._waiting):
-            self._catch_up()
+        self._catch_up()
         self._sample(slot, module, args, output)
         if type(output) is Tensor and output.is_cpu:
             self._waiting.watch(slot, output)
 
     def _catch_up(self) -> None:
-        """Sample the calls that wait; without gradients only."""
-        for call in self._waiting.release():
-            self._sample(call.slot, call.module, call.args, call.output)
+        """Sample what waits; without gradients only."""
+        if not self._waiting.idle:
+            calls, gradients = self._waiting.release()
+            for call in calls:
+                self._sample(call.slot, call.module, call.args, call.output)
+            for each in gradients:
+                self._sample_gradient(each.slot, each.tensor, each.axis)
 
     def settle(self) -> None:
         """Sample what waits, before a backward pass, after it, and before anything else that looks at the samples."""
-        if not len(self._waiting):
+        if self._waiting.idle:
             return
         start = perf_counter()
         try:
             with torch.no_grad():
                 self._catch_up()
-                self._sample_gradients()
+            self._waiting.learn()
         except Exception as error:  # noqa: BLE001
             self._fail("activations", error)
         self.spent += perf_counter() - start
@@ -267,7 +270,6 @@ class ActivationProbe:
     def passed(self, gradients: bool, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> None:
         """The root has run, with gradients or without."""
         self.settle()
-        self._waiting.end_pass()
         self.passes += 1
         self.thread = get_ident()
         self.last_pass_with_gradients = gradients
@@ -334,7 +336,7 @@ class ActivationProbe:
             elif at_once or not self._waiting.take_gradient(slot, gradient, axis):
                 self._sample_gradient(slot, gradient, axis, block)
             elif self._waiting.full:
-                self._sample_gradients()
+                self._catch_up()
         except Exception as error:  # noqa: BLE001
             self._fail("activation gradients", error)
         self.spent += perf_counter() - start
@@ -343,11 +345,6 @@ class ActivationProbe:
         local = plain(gradient)
         if local is not None:
             self.gradients.store(slot, local, axis, block)
-
-    def _sample_gradients(self) -> None:
-        """Sample the gradients that wait."""
-        for each in self._waiting.release_gradients():
-            self._sample_gradient(each.slot, each.tensor, each.axis)
 
     def answered(self, output: Any) -> None:
         """Keep what the root made, on steps where predictions are read."""

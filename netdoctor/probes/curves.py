@@ -78,16 +78,6 @@ class TrainingLosses:
     def non_finite(self) -> bool:
         return self._non_finite or self._scalars.non_finite
 
-    def keep(self, loss: Tensor) -> bool:
-        """`add` in short, for a finite number on the CPU that is the first of its step; whether it is one."""
-        if not self._stale or self._untaken or self._scaled or type(loss) is not Tensor or not loss.is_cpu:
-            return False
-        value = loss.item()
-        if not -math.inf < value < math.inf:
-            return False
-        self._open, self._staged, self._kinds, self._stale = [value], {}, set(), False
-        return True
-
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
         if self._stale:
@@ -96,7 +86,7 @@ class TrainingLosses:
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
-        value = loss.item() if loss.device.type == "cpu" and type(loss) is Tensor else plain(loss.detach())
+        value = loss.item() if type(loss) is Tensor and loss.is_cpu else plain(loss.detach())
         if value is None:
             return None
         if self._scaled and loss.grad_fn is not None:
@@ -160,12 +150,12 @@ class TrainingLosses:
         if not self._open or self._taken is self._open:
             return
         self._taken = self._open
-        if alone:
+        if alone and (len(self._columns) != 1 or optimizer not in self._columns):
             self._columns = {optimizer: ""}  # it may have come in place of another
         column = self._columns.get(optimizer)
         if column is None:
             column = self._columns[optimizer] = f"optimizer {len(self._columns) + 1}" if self._columns else ""
-        if self._explicit and step in self._explicit:
+        if step in self._explicit:
             self._explicit = {later for later in self._explicit if later > step}
             return
         total = self._open[0]
@@ -179,22 +169,6 @@ class TrainingLosses:
         self._scalars.keep(step, "loss", total, column)
         for statistic, value in self._staged.items():
             self._scalars.keep(step, statistic, value)
-
-    def keep_step(self, step: int) -> bool:
-        """`after_step` in short, for an only optimizer after `keep`; whether that was all there is to it."""
-        known = self._stale or len(self._open) != 1 or self._staged or self._explicit or self.scale is not None
-        if known or not isinstance(self._open[0], float) or self._steps <= MEMORY:
-            return False
-        loss = self._open[0]
-        size = abs(loss)
-        if not size <= JUMP * self._usual:
-            return False
-        self._usual = max(size, (1 - 1 / MEMORY) * self._usual)
-        self._steps += 1
-        self._stepping, self._untaken, self._stale = False, False, True
-        self._taken, self.jumped, self._non_finite = self._open, False, False
-        self._scalars.keep(step, "loss", loss)
-        return True
 
     def observed(self, step: int, statistic: str, value: Scalar) -> None:
         """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""

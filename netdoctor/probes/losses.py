@@ -164,9 +164,8 @@ def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     def loss_function(input: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(input, *args, **kwargs)
         if torch.is_grad_enabled() or is_compiling() or not _listeners:
-            if _overhearing:
-                for each in tuple(_overhearing):
-                    each.called(original, input, args, kwargs, loss)
+            for each in tuple(_overhearing):
+                each.called(original, input, args, kwargs, loss)
             return loss
         if isinstance(loss, Tensor) and isinstance(input, Tensor) and input.ndim:
             target = args[0] if args else kwargs.get("target")

@@ -84,8 +84,11 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     global _steps
     _steps += 1
     changed = None
-    for listener in _listeners:  # the list may grow: one brings in another, which begins with this very step
-        changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
+    told: tuple[Listener, ...] = ()
+    while fresh := tuple(listener for listener in _listeners if listener not in told):
+        for listener in fresh:  # one may bring in another, which begins with this very step
+            changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
+        told += fresh
     return changed
 
 

@@ -37,9 +37,6 @@ class Waiting:
     """What waits; which layers' calls may is learned from the first ones.
 
     A layer's may not whose output is larger than 4 MB, or written to after the call, as by an in-place ReLU.
-
-    Attributes:
-        full: Whether so much waits that it should be released.
     """
 
     def __init__(self) -> None:
@@ -49,8 +46,15 @@ class Waiting:
         self._held = 0
         self._watched: list[tuple[int, weakref.ref[Tensor], int, int]] = []
 
-    def __len__(self) -> int:
-        return len(self._calls) + len(self._gradients)
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to release and nothing to learn."""
+        return not (self._calls or self._gradients or self._watched)
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits that it should be released."""
+        return self._held >= HELD
 
     def take(self, slot: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> bool:
         """Keep a call if it may wait; whether it does."""
@@ -70,25 +74,16 @@ class Waiting:
         self._gradients.append(Gradient(slot, gradient, axis, gradient._version))
         return True
 
-    @property
-    def full(self) -> bool:
-        return self._held >= HELD
-
-    def release(self) -> list[Call]:
-        """The calls that waited; of those that should not have nothing is left to sample."""
-        calls, self._calls, self._held = self._calls, [], 0
-        untouched = []
-        for call in calls:
-            if call.versions == _versions(call.args, call.output):
-                untouched.append(call)
-            else:
-                self._sizes[call.slot] = 0
-        return untouched
-
-    def release_gradients(self) -> list[Gradient]:
-        """The gradients that waited and are as they were."""
-        gradients, self._gradients, self._held = self._gradients, [], 0
-        return [each for each in gradients if each.tensor._version == each.version]
+    def release(self) -> tuple[list[Call], list[Gradient]]:
+        """What waited; of what should not have, for it was written to, nothing is left to sample."""
+        calls, gradients = self._calls, self._gradients
+        self._calls, self._gradients, self._held = [], [], 0
+        touched = {call.slot for call in calls if call.versions != _versions(call.args, call.output)}
+        self._sizes |= dict.fromkeys(touched, 0)
+        return (
+            [call for call in calls if call.slot not in touched],
+            [each for each in gradients if each.tensor._version == each.version],
+        )
 
     def forget(self) -> None:
         """Let go of all that waits."""
@@ -96,12 +91,12 @@ class Waiting:
         self._watched.clear()
 
     def watch(self, slot: int, output: Tensor) -> None:
-        """Find out until the pass ends whether the output of a layer that did not wait is written to."""
+        """Find out, until `learn`, whether the output of a layer that did not wait is written to."""
         if slot not in self._sizes:
             self._watched.append((slot, weakref.ref(output), output._version, output.nbytes))
 
-    def end_pass(self) -> None:
-        """Learn from the outputs of a pass."""
+    def learn(self) -> None:
+        """Which layers' calls may wait, by the outputs of a pass that has ended."""
         for slot, reference, version, size in self._watched:
             output = reference()
             fit = size <= HELD // 8 and (output is None or output._version == version)

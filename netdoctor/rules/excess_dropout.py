@@ -103,7 +103,7 @@ def _in_a_row(history: History, off: set[str], left: int, through: float, patien
             *(Reading(f"dropout of {layer.name}", layer.rate) for layer in layers),
         ),
         confidence=0.8,
-        remedies=(_together([*_at_the_input(facts, rates), *path]),),
+        remedies=(_together(rates, [*_at_the_input(facts, rates), *path]),),
     )
 
 
@@ -158,9 +158,10 @@ def _at_the_input(facts: Facts, rates: dict[str, float]) -> list[str]:
     return [layer.name for layer in facts.layers if layer.called and layer.name in rates and layer.name not in placed]
 
 
-def _together(names: list[str]) -> Remedy:
-    """A rate at which all of them let through what one layer of the usual 0.5 does, in two digits."""
-    return remedies.set_dropout(names, math.floor(100 * (1 - 0.5 ** (1 / len(names)))) / 100)
+def _together(rates: dict[str, float], names: list[str]) -> Remedy:
+    """A rate, in two digits, at which all of them let through what one layer of the usual 0.5 does: for those above."""
+    value = math.floor(100 * (1 - 0.5 ** (1 / len(names)))) / 100
+    return remedies.set_dropout([name for name in names if rates[name] > value], value)
 
 
 def _set(model: Any, optimizer: Any, *, values: dict[str, float]) -> None:

@@ -86,5 +86,16 @@ def test_layers_in_a_row_multiply_where_nothing_is_learned() -> None:
     assert "in a row" in findings[0].message
     findings[0].remedies[0].apply(model)
     assert model.get_submodule("0.2").p == 0.2  # three that keep 0.8 each: about half
+    weak = nn.Sequential(nn.Dropout(0.05), *row(0.7))
+    before = rounds(
+        rule,
+        weak,
+        lambda: (torch.randn(8, 6, generator=noise), torch.randn(8, 1, generator=noise)),
+        steps=100,
+        optimizer=torch.optim.SGD(weak.parameters(), 1e-3),
+        every=10,
+    )
+    before[0].remedies[0].apply(weak)
+    assert [module.p for module in weak.modules() if isinstance(module, nn.Dropout)] == [0.05, 0.15, 0.15, 0.15]
     model = row(0.3)
     assert not rounds(rule, model, rows(32, 6), steps=100, every=10)
