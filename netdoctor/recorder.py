@@ -34,6 +34,7 @@ from netdoctor.probes.parameters import ParameterProbe
 from netdoctor.probes.planes import PLANES
 from netdoctor.probes.readings import Readings, Sample
 from netdoctor.probes.repeats import Repeats
+from netdoctor.probes.rest import Rest
 from netdoctor.probes.scalars import Scalars
 from netdoctor.probes.schedule import Schedule
 from netdoctor.probes.sharding import splits
@@ -103,8 +104,7 @@ class Recorder:
         self._pacing = Pacing()
         self._leftovers = Leftovers()
         self._repeats = Repeats()
-        self._rest = self._rested_from = 0  # steps still to rest, and the one before the rest
-        self._solo = 0  # id of the optimizer whose steps are rested over
+        self._rest: Rest | None = None
         self._closures = False  # whether an optimizer calls a closure
         self._spent = self._prelude_spent = 0.0
         self._ticked = 0  # the last step at which the clock was looked at
@@ -139,6 +139,7 @@ class Recorder:
     def flush(self, wait: bool = True) -> None:
         """Move what the device has delivered into the history; all of it where ``wait``, which may take a while."""
         try:
+            self._wake()
             if self._validation.pending:
                 self._validation.settle(self.history.facts.loss)
             self._graph.arrive(wait)
@@ -162,6 +163,7 @@ class Recorder:
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
+        self._wake()
         if statistic == "val_loss":
             self._validation.observed(self.step, value)
             if self.best is not None:
@@ -181,33 +183,38 @@ class Recorder:
 
     @uncompiled
     def before_backward(self, loss: Tensor) -> None:
-        if self._elsewhere():
-            return
-        start = perf_counter()
         try:
-            if self._validation.pending:
-                self._validation.settle(self.history.facts.loss)
-            if self.best is not None:
-                self.best.decide(self._validation.latest)
-            self._droppings.forget()
-            if self._sampled:
-                self._activations.settle()
-            value = self._losses.add(loss)
-            if isinstance(value, float) and math.isfinite(value):
-                self._origins.clear()
-            elif value is not None:
-                self._trace(loss, value)
-                self._rest = min(self._rest, 1)
-            if self._sampled:
-                self._leftovers.look(self._holdings.parameters())
-                self._mode.look()
-                if loss.grad_fn is None:
-                    self._losses.tell("rootless_loss", 1.0)
-                else:
-                    self._read_graph(loss.grad_fn)
-            self._activations.given = None
+            if self._elsewhere():
+                return
+            if self._rest is not None:
+                self._rest.add(loss)
+            else:
+                self._see_loss(loss)
         except Exception as error:  # noqa: BLE001
             self._fail("the loss", error)
+
+    def _see_loss(self, loss: Tensor) -> None:
+        start = perf_counter()
+        if self._validation.pending:
+            self._validation.settle(self.history.facts.loss)
+        if self.best is not None:
+            self.best.decide(self._validation.latest)
+        self._droppings.forget()
+        if self._sampled:
+            self._activations.settle()
+        value = self._losses.add(loss)
+        if isinstance(value, float) and math.isfinite(value):
+            self._origins.clear()
+        elif value is not None:
+            self._trace(loss, value)
+        if self._sampled:
+            self._leftovers.look(self._holdings.parameters())
+            self._mode.look()
+            if loss.grad_fn is None:
+                self._losses.tell("rootless_loss", 1.0)
+            else:
+                self._read_graph(loss.grad_fn)
+        self._activations.given = None
         self._spent += perf_counter() - start
 
     @uncompiled
@@ -236,6 +243,7 @@ class Recorder:
             if model.training and (not counted or probe.last_pass_with_gradients):
                 return  # only the passes tell a validation without eval() from a training pass
             opens = self._validation.opens(self.step)
+            self._wake()
             self._validation.add(self.step, batch)
             if self.best is not None:
                 self.best.evaluated(opens)
@@ -251,6 +259,7 @@ class Recorder:
         try:
             model = self._model()
             if model is not None and not self._elsewhere():
+                self._wake()
                 self._droppings.look(model, function, rate)
         except Exception as error:  # noqa: BLE001
             self._fail("functions that drop", error)
@@ -264,54 +273,59 @@ class Recorder:
             self._validation.note("val_dropping", 0.0 if found is None else found.rate)
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        start = perf_counter()
-        changed = None
         try:
-            self._activations.given = None
-            if self._rest and id(optimizer) == self._solo:
-                self._losses.before_step()
-                return None
-            holding = self._holding(optimizer)
-            if holding.names:
-                self._activations.thread = get_ident()  # compiled forward passes do not tell
-            elif self._elsewhere():
-                return None
-            self._enter(holding)
-            if holding.names and (self._sampled or self._prelude):
-                changed = self._see_before(holding.names, args, kwargs)
+            if self._rest is not None and id(optimizer) == self._rest.optimizer:
+                if optimizers.closure_of(args, kwargs) is None:
+                    return None
+                self._wake()
+            return self._begin_step(optimizer, args, kwargs)
         except Exception as error:  # noqa: BLE001
             self._fail("optimizer steps", error)
+        return None
+
+    def _begin_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        start = perf_counter()
+        self._activations.given = None
+        holding = self._holding(optimizer)
+        if holding.names:
+            self._activations.thread = get_ident()  # compiled forward passes do not tell
+        elif self._elsewhere():
+            return None
+        self._enter(holding)
+        changed = None
+        if holding.names and (self._sampled or self._prelude):
+            changed = self._see_before(holding.names, args, kwargs)
         self._spent += perf_counter() - start
         return changed
 
     def after_step(self, optimizer: Optimizer) -> None:
-        start = perf_counter()
         try:
-            if self._rest and id(optimizer) == self._solo:
+            if self._rest is not None and id(optimizer) == self._rest.optimizer:
                 self.step += 1
-                self._rest -= 1
-                self._losses.after_step(self.step, self._solo, alone=True)
-                if self._losses.scale is not None:
-                    self._scale.stepped(optimizer)
-                self._together.poll()
-                if not self._rest or self._losses.jumped:
+                if not self._rest.stepped(optimizer):
                     self._wake()
-                    self._end(start)
-                return
-            holding = self._holdings.of(optimizer, self._names)
-            if holding.names:
-                self._meet()
-                at_work = self._holdings.at_work(self.step - IDLE)
-                self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
-                self._scale.stepped(optimizer)
-                ends = all(other.step == self.step for other in at_work)
-                if self._sampled:
-                    self._measure(holding, at_once=not ends)
-                if ends:
-                    self._end(start)
-                    return
+                    self._end(perf_counter())
+            else:
+                self._see_step(optimizer)
         except Exception as error:  # noqa: BLE001
             self._fail("optimizer steps", error)
+
+    def _see_step(self, optimizer: Optimizer) -> None:
+        start = perf_counter()
+        holding = self._holdings.of(optimizer, self._names)
+        if not holding.names:
+            self._losses.stepped_elsewhere()
+        else:
+            self._meet()
+            at_work = self._holdings.at_work(self.step - IDLE)
+            self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
+            self._scale.stepped(optimizer)
+            ends = all(other.step == self.step for other in at_work)
+            if self._sampled:
+                self._measure(holding, at_once=not ends)
+            if ends:
+                self._end(start)
+                return
         self._spent += perf_counter() - start
 
     @uncompiled
@@ -339,14 +353,16 @@ class Recorder:
 
     def _enter(self, holding: optimizers.Holding) -> None:
         """An optimizer's step begins, or is left out."""
+        if holding.names:
+            self._wake()
+        elif self._rest is not None:
+            self._rest.stale = True
         self._losses.before_step(bool(holding.names))
         if self._stray is not None:
             self._stray = self._stray.stepped(bool(holding.names))
             if self._stray is None and self.history.facts.unstepped:
                 self.history.facts = self.history.facts.with_changes(unstepped=0)
         if holding.names:
-            if self._rest:
-                self._wake()
             if holding.step == self.step:
                 self.step += 1
             holding.step = self.step
@@ -462,7 +478,7 @@ class Recorder:
         self._prelude_spent = own if self._prelude and not self._sampled else 0.0
         if self._scalars.waiting >= KEPT or self._readings.waiting + self._together.waiting >= SAMPLES:
             self.flush(wait=False)
-        if (self._losses.non_finite or self._losses.jumped) and self._bursts < BURSTS:
+        if (self._losses.non_finite or self._losses.jumps.jumped) and self._bursts < BURSTS:
             self._bursts += 1
             if not self._together.active:  # the others have not seen it
                 schedule.sampling.next = min(schedule.sampling.next, self.step + 1)
@@ -490,15 +506,22 @@ class Recorder:
         """Do nothing for so many steps but keep the losses, where a single optimizer is at work."""
         at_work = self._holdings.at_work(self.step - IDLE)
         if len(at_work) == 1:
-            self._solo = id(at_work[0].optimizer())
-            self._rest, self._rested_from = min(steps, KEPT), self.step
+            optimizer = id(at_work[0].optimizer())
+            each = self._see_rested if self._losses.scale is not None or self._together.active else None
+            self._rest = Rest(optimizer, self.step, min(steps, KEPT), self._losses.value, self._losses.jumps, each)
             self._activations.rest()
 
+    def _see_rested(self, optimizer: Optimizer) -> None:
+        self._scale.stepped(optimizer)
+        self._together.poll()
+
     def _wake(self) -> None:
-        """The rest is over, or another optimizer steps."""
-        self._rest = 0
-        for holding in self._holdings.at_work(self._rested_from - 1):
-            holding.step = self.step
+        """The rest is over, where there is one."""
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            self._losses.take_over(rest)
+            for holding in self._holdings.at_work(rest.since - 1):
+                holding.step = self.step
 
     def _read_graph(self, root: Node) -> None:
         """Learn the graph of layers once, the softmaxes on thorough samples, predictions and targets on early ones."""
@@ -541,6 +564,7 @@ class Recorder:
 
     def _fail(self, what: str, error: Exception) -> None:
         self._sampled = self._prelude = False
+        self._rest = None
         self._schedule.sampling.stop()
         self._together.leave(at_once=True)
         self._activations.detach()

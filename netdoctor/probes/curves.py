@@ -12,7 +12,9 @@ from netdoctor.facts import Loss
 from netdoctor.loss_path import Path
 from netdoctor.probes import penalties, predictions
 from netdoctor.probes.comparisons import ELEMENTS, Outputs
+from netdoctor.probes.jumps import Jumps
 from netdoctor.probes.losses import Evaluated
+from netdoctor.probes.rest import Rest, added
 from netdoctor.probes.sampling import plain
 from netdoctor.probes.scalars import Scalar, Scalars
 from netdoctor.probes.targets import Targets
@@ -30,9 +32,6 @@ KINDS = {
 }  # loss function -> kinds that the training loss's nodes give it
 BOUNDS = ("constant_loss", "uninformed_loss")
 
-JUMP = 4.0  # times the losses before: healthy runs reach 3
-MEMORY = 50  # losses
-
 
 class TrainingLosses:
     """The losses whose `backward` ran between two optimizer steps belong to the later step and are summed.
@@ -46,18 +45,14 @@ class TrainingLosses:
         scalars: Where the losses go.
 
     Attributes:
-        non_finite: Whether the last step's loss was NaN or Inf; elsewhere than on the CPU, whether any loss was.
-        jumped: Whether the last step's loss was several times those before; on the CPU only.
+        jumps: Compares the losses of the steps.
         scale: The gradient scaler's scale, None without one.
     """
 
     def __init__(self, scalars: Scalars) -> None:
         self.scale: Tensor | None = None
         self._scalars = scalars
-        self.jumped = False
-        self._usual = 0.0  # about the largest magnitude of the last `MEMORY` losses
-        self._steps = 0
-        self._non_finite = False
+        self.jumps = Jumps()
         self._scaled = False
         self._open: list[Scalar] = []
         self._stepping = self._stale = False
@@ -76,7 +71,8 @@ class TrainingLosses:
 
     @property
     def non_finite(self) -> bool:
-        return self._non_finite or self._scalars.non_finite
+        """Whether a loss that has arrived in the history was NaN or Inf."""
+        return self._scalars.non_finite
 
     def add(self, loss: Tensor) -> Scalar | None:
         """`backward` is about to run from ``loss``: its value, None where it does not count."""
@@ -86,13 +82,17 @@ class TrainingLosses:
             self._stale = False
         elif self._stepping:
             return None  # a closure that the optimizer calls again within one step
+        value = self.value(loss)
+        if value is not None:
+            self._open.append(value)
+        return value
+
+    def value(self, loss: Tensor) -> Scalar | None:
+        """A loss without the gradient scaler's scale; None where it is none to compute with."""
         value = loss.item() if type(loss) is Tensor and loss.is_cpu else plain(loss.detach())
-        if value is None:
-            return None
-        if self._scaled and loss.grad_fn is not None:
+        if self._scaled and value is not None and loss.grad_fn is not None:
             self.scale = loss.grad_fn._saved_other  # type: ignore[attr-defined]
-            value = _unscaled(value, self.scale)
-        self._open.append(value)
+            return _unscaled(value, self.scale)
         return value
 
     def read(self, path: Path, outputs: Outputs | None = None) -> None:
@@ -144,31 +144,42 @@ class TrainingLosses:
         self._stepping = self._stale = True
         self._untaken = own and self._taken is not self._open
 
+    def stepped_elsewhere(self) -> None:
+        """An optimizer of another model has made its step."""
+        self._stepping, self._stale = False, True
+
     def after_step(self, step: int, optimizer: int, alone: bool = False) -> None:
         """An optimizer (by ``id``) of the model has made a step, ``alone`` where it is the only one at work."""
         self._stepping, self._untaken, self._stale = False, False, True
         if not self._open or self._taken is self._open:
             return
         self._taken = self._open
+        column = self._column(optimizer, alone)
+        if step in self._explicit:
+            self._explicit = {later for later in self._explicit if later > step}
+            return
+        total = added(self._open)
+        self.jumps.add(total)
+        self._scalars.keep(step, "loss", total, column)
+        for statistic, value in self._staged.items():
+            self._scalars.keep(step, statistic, value)
+
+    def take_over(self, rest: Rest) -> None:
+        """Go on where a rest has ended."""
+        column = self._column(rest.optimizer, alone=True)
+        for step, loss in enumerate(rest.losses, start=rest.since + 1):
+            if loss is not None and step not in self._explicit:
+                self._scalars.keep(step, "loss", loss, column)
+        self._open, self._staged, self._kinds = rest.open, {}, set()
+        self._stale = rest.stale or not rest.open
+
+    def _column(self, optimizer: int, alone: bool) -> str:
         if alone and (len(self._columns) != 1 or optimizer not in self._columns):
             self._columns = {optimizer: ""}  # it may have come in place of another
         column = self._columns.get(optimizer)
         if column is None:
             column = self._columns[optimizer] = f"optimizer {len(self._columns) + 1}" if self._columns else ""
-        if step in self._explicit:
-            self._explicit = {later for later in self._explicit if later > step}
-            return
-        total = self._open[0]
-        for part in self._open[1:]:
-            total = total + part
-        if not isinstance(total, Tensor):
-            self._non_finite = not math.isfinite(total)
-            self.jumped = self._steps > MEMORY and abs(total) > JUMP * self._usual
-            self._usual = max(abs(total), (1 - 1 / MEMORY) * self._usual) if not self._non_finite else self._usual
-            self._steps += 1
-        self._scalars.keep(step, "loss", total, column)
-        for statistic, value in self._staged.items():
-            self._scalars.keep(step, statistic, value)
+        return column
 
     def observed(self, step: int, statistic: str, value: Scalar) -> None:
         """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""

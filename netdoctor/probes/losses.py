@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch._C import _current_graph_task_id as graph_task
 from torch.compiler import is_compiling
 from torch.jit import _builtins
@@ -163,9 +163,10 @@ def _watched_loss(original: Callable[..., Any]) -> Callable[..., Any]:
     @passing
     def loss_function(input: Any, *args: Any, **kwargs: Any) -> Any:
         loss = original(input, *args, **kwargs)
-        if torch.is_grad_enabled() or is_compiling() or not _listeners:
-            for each in tuple(_overhearing):
-                each.called(original, input, args, kwargs, loss)
+        if is_grad_enabled() or is_compiling() or not _listeners:
+            if _overhearing:
+                for each in tuple(_overhearing):
+                    each.called(original, input, args, kwargs, loss)
             return loss
         if isinstance(loss, Tensor) and isinstance(input, Tensor) and input.ndim:
             target = args[0] if args else kwargs.get("target")
@@ -183,7 +184,7 @@ def _watched_dropout(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @passing
     def dropout_function(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() or is_compiling() or not _listeners:
+        if is_grad_enabled() or is_compiling() or not _listeners:
             return original(*args, **kwargs)
         rate = args[place] if len(args) > place else kwargs.get(key, usual)
         active = key == "dropout_p" or (args[2] if len(args) > 2 else kwargs.get("training", always))

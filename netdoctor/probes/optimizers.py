@@ -84,11 +84,12 @@ def _before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, 
     global _steps
     _steps += 1
     changed = None
-    told: tuple[Listener, ...] = ()
-    while fresh := tuple(listener for listener in _listeners if listener not in told):
-        for listener in fresh:  # one may bring in another, which begins with this very step
+    told = tuple(_listeners)
+    for listener in told:
+        changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
+    for listener in tuple(_listeners):
+        if listener not in told:  # one may bring in another, which begins with this very step
             changed = listener.before_step(optimizer, *(changed or (args, kwargs))) or changed
-        told += fresh
     return changed
 
 
@@ -98,10 +99,18 @@ def _after_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, A
         listener.after_step(optimizer)
 
 
+def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    """The closure among the arguments of `Optimizer.step`."""
+    closure = kwargs.get("closure") if kwargs else None
+    if closure is None and len(args) > 1:
+        closure = args[1]
+    return closure if callable(closure) else None
+
+
 def wrap_closure(args: tuple[Any, ...], kwargs: dict[str, Any], then: Callable[[], None]) -> Any:
     """Arguments of `Optimizer.step` whose closure calls ``then`` after each run; None where there is no closure."""
-    closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-    if not callable(closure):
+    closure = closure_of(args, kwargs)
+    if closure is None:
         return None
 
     def watched() -> Any:
