@@ -508,7 +508,8 @@ class Recorder:
         if len(at_work) == 1:
             optimizer = id(at_work[0].optimizer())
             each = self._see_rested if self._losses.scale is not None or self._together.active else None
-            self._rest = Rest(optimizer, self.step, min(steps, KEPT), self._losses.value, self._losses.jumps, each)
+            told = self._losses.value, self._trace, self._losses.jumps, each
+            self._rest = Rest(optimizer, self.step, min(steps, KEPT), *told)
             self._activations.rest()
 
     def _see_rested(self, optimizer: Optimizer) -> None:

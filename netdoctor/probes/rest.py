@@ -7,6 +7,7 @@ loop of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,6 +24,7 @@ class Rest:
         since: The step before the first one.
         steps: How many.
         value: Reads a loss; None for one that does not count.
+        trace: Called with each loss, and its value, that is NaN, Inf or not known yet.
         jumps: Tells of losses that are no ordinary ones; the rest ends there.
         each: Called after each step, where something else is to be done.
 
@@ -38,6 +40,7 @@ class Rest:
         since: int,
         steps: int,
         value: Callable[[Tensor], Scalar | None],
+        trace: Callable[[Tensor, Scalar], object],
         jumps: Jumps,
         each: Callable[[Optimizer], object] | None,
     ) -> None:
@@ -46,7 +49,7 @@ class Rest:
         self.open: list[Scalar] = []
         self.stale = False
         self._left = steps
-        self._value, self._jumps, self._each = value, jumps.add, each
+        self._value, self._trace, self._jumped, self._each = value, trace, jumps.add, each
 
     def add(self, loss: Tensor) -> None:
         """`backward` is about to run from ``loss``."""
@@ -55,6 +58,8 @@ class Rest:
         value = self._value(loss)
         if value is not None:
             self.open.append(value)
+            if not isinstance(value, float) or not isfinite(value):
+                self._trace(loss, value)
 
     def stepped(self, optimizer: Optimizer) -> bool:
         """The optimizer has made a step; whether the rest goes on."""
@@ -66,7 +71,7 @@ class Rest:
         self.losses.append(loss)
         if self._each is not None:
             self._each(optimizer)
-        return self._left > 0 and (loss is None or not self._jumps(loss))
+        return self._left > 0 and (loss is None or not self._jumped(loss))
 
 
 def added(losses: list[Scalar]) -> Scalar:
