@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,6 +97,7 @@ def test_a_run_whose_every_step_is_left_out_goes_on_being_judged() -> None:
 
 
 def test_the_scaler_is_as_before_once_nobody_watches() -> None:
+    gc.collect()  # monitors of other tests' models patch it, too
     original = GradScaler.step
     models = [nn.Linear(2, 2), nn.Linear(2, 2)]
     for monitor in [netdoctor.watch(model, reporters=[]) for model in models]:

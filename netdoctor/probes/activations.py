@@ -546,11 +546,12 @@ class ActivationProbe:
         )
 
     def _reduce_layers(self, first: int, end: int) -> dict[torch.device, Tensor]:
-        values = self._planes[0].values
-        return {d: reduce_layers(v[first:end], self._bounds_on(d), self.shared) for d, v in values.items()}
+        planes, slots = self._planes[0].values, self._planes[0].filled(first, end)
+        return {d: reduce_layers(v[first:end], self._bounds_on(d), self.shared, slots) for d, v in planes.items()}
 
     def _reduce_gradients(self, first: int, end: int) -> dict[torch.device, Tensor]:
-        return {device: reduce_gradients(values[first:end]) for device, values in self._planes[1].values.items()}
+        planes, slots = self._planes[1].values, self._planes[1].filled(first, end)
+        return {device: reduce_gradients(values[first:end], slots) for device, values in planes.items()}
 
     def trace_back(self, graph: Graph) -> Lineage:
         """What the samples of this step tell of the parts of a graph that are hidden."""

@@ -62,6 +62,7 @@ class TrainingLosses:
         self._taken: list[Scalar] | None = None  # the list that the last step took
         self._columns: dict[int, str] = {}  # optimizer -> column
         self._explicit: set[int] = set()  # steps whose loss the user gave
+        self._observed: dict[str, int] = {}  # the last step of what the user gave, by statistic
         self._targets = Targets()
 
     @property
@@ -185,6 +186,7 @@ class TrainingLosses:
         """An explicit value for the step after ``step`` where its backward pass has run, else for ``step`` itself."""
         if self._open and not self._stale:
             step += 1
+        step = self._observed[statistic] = max(step, self._observed.get(statistic, 0))  # no way back
         if statistic == "loss":
             self._explicit.add(step)
             self._scalars.drop(step, "loss")

@@ -28,7 +28,7 @@ BEFORE, AFTER, GRADIENT, USED = range(4)  # places in a plane
 class _Standing:
     """Copies to be made again and again, as long as each parameter stays where it is in memory."""
 
-    at: list[tuple[int, torch.Size]]
+    at: list[int]
     targets: list[Tensor]
     sources: list[Tensor]
     filled: Mask
@@ -56,7 +56,9 @@ class ParameterProbe:
         self._accumulated = False  # whether gradients were seen at the end of a backward pass of this step
         self._standing: dict[tuple[int, int], _Standing] = {}  # of each plane and place
         self._known_held: tuple[Collection[str], int, Mask] | None = None
-        self._views: dict[int, tuple[Tensor, int, Tensor]] = {}  # of gradients: each, its place in memory, its view
+        self._gradients: Sequence[Tensor | None] = ()  # when backward ended, where all of them were copied
+        self._gradients_at: list[int] = []  # their places in memory
+        self._views: list[Tensor] = []  # what was copied of each
         self.blocks: list[Block | None] = [block_of(tensor) for tensor in self.tensors]
         self.shared = False
 
@@ -67,7 +69,7 @@ class ParameterProbe:
 
     def begin(self) -> None:
         """Start a step: the gradients that the last one used become the previous ones."""
-        self._views.clear()
+        self._gradients, self._views = (), []
         self._accumulated = False
         self._planes.advance()
         self._planes.clear()
@@ -94,18 +96,19 @@ class ParameterProbe:
         """Sample the gradients at the end of a backward pass; the last pass of a step counts."""
         self._filled(GRADIENT)[:] = False
         gradients = [tensor.grad for tensor in self.tensors]
-        self._views.clear()
-        views = self._copy(GRADIENT, gradients)
-        self._accumulated = len(views) > 0
-        if len(views) == len(gradients):
-            pairs = zip(gradients, views, strict=True)
-            self._views = {id(g): (g, g.data_ptr(), view) for g, view in pairs if type(g) is Tensor}
+        self._gradients = ()
+        self._views = self._copy(GRADIENT, gradients)
+        self._accumulated = len(self._views) > 0
+        if len(self._views) == len(gradients):
+            local = [gradient for gradient in gradients if type(gradient) is Tensor]
+            if len(local) == len(gradients):
+                self._gradients, self._gradients_at = gradients, [gradient.data_ptr() for gradient in local]
 
     def see_used(self, names: Container[str]) -> None:
         """Sample the gradients of the parameters of those names as their optimizer will use them."""
         gradients = [t.grad if f.name in names else None for t, f in zip(self.tensors, self.facts, strict=True)]
         self._copy(USED, gradients)
-        self._views.clear()
+        self._gradients, self._views = (), []
 
     def reduce(
         self,
@@ -156,14 +159,13 @@ class ParameterProbe:
         return known[2]
 
     def _sums(self, first: int, end: int) -> dict[torch.device, Tensor]:
-        rounded = [slot for slot, tensor in enumerate(self.tensors) if tensor.dtype in HALVES]
+        rounded = [tensor.dtype in HALVES for tensor in self.tensors]
+        narrow = torch.from_numpy(self._planes.present.rows[: len(self.tensors)] <= 1)
         found = {}
         for device, values in self._planes.values.items():
             planes = values.unflatten(1, (4, -1))
-            steps = planes[first:end]
-            steps[:, AFTER] -= steps[:, BEFORE]
-            unchanged = sent(rounded, device) if rounded else None
-            found[device] = reduce_parameters(steps, planes[first - 1 : end - 1, USED], unchanged, self.shared)
+            unchanged = sent(rounded, device) if any(rounded) else None
+            found[device] = reduce_parameters(planes[first - 1 : end], unchanged, self.shared, narrow)
         return found
 
     def _totals(self) -> Tensor:
@@ -188,7 +190,7 @@ class ParameterProbe:
         if any(type(tensor) is not nn.Parameter for tensor in self.tensors):  # a DTensor has no place of its own
             self._copy(place, self.tensors)
             return
-        at = [(tensor.data_ptr(), tensor.shape) for tensor in self.tensors]
+        at = [tensor.data_ptr() for tensor in self.tensors]
         key = self._planes.place, place
         standing = self._standing.get(key)
         with torch.no_grad():
@@ -206,10 +208,11 @@ class ParameterProbe:
                 torch._foreach_copy_(targets, sources)
         return sources
 
-    def _view(self, gradient: Tensor | None) -> Tensor | None:
+    def _view(self, place: int, gradient: Tensor) -> Tensor | None:
         """The view of a gradient that was copied when the backward pass ended, if it still shows the gradient."""
-        known, at, view = self._views.get(id(gradient), (None, 0, None))
-        return view if known is not None and known is gradient and known.data_ptr() == at else None
+        if not self._gradients or self._gradients[place] is not gradient:
+            return None
+        return self._views[place] if gradient.data_ptr() == self._gradients_at[place] else None
 
     def _pairs(self, place: int, tensors: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
         """Views of the slots and of the tensors that are to be copied there; slots with None keep what they have."""
@@ -221,7 +224,9 @@ class ParameterProbe:
             if block is not None and local is not None and tensor is not None:
                 own = plain(self.tensors[slot - first])
                 local = None if own is None else part_of(tensor, local, block, own)
-            pair = None if local is None else self._planes.present.pair(slot, local, 0, block, self._view(tensor))
+            if tensor is None or local is None:
+                continue
+            pair = self._planes.present.pair(slot, local, 0, block, self._view(slot - first, tensor))
             if pair is not None:
                 targets.append(pair[0])
                 sources.append(pair[1])

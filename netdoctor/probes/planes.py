@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -101,6 +102,11 @@ class Planes:
     def past(self) -> Samples:
         """Those of the step before."""
         return self._all[self.place - 1]
+
+    def filled(self, first: int, end: int) -> list[int]:
+        """Slots that hold a sample in any of the planes from one to before another."""
+        filled = np.any([samples.filled for samples in self._all[first:end]], axis=0)
+        return [int(slot) for slot in np.flatnonzero(filled)]
 
     def advance(self) -> None:
         """Go on to the next plane; after the last one the first is written over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import itemgetter
 
 import numpy as np
 from torch import Tensor
@@ -37,10 +38,10 @@ class Scalars:
         self._kept.append((step, statistic, column, value))
 
     def drop(self, step: int, statistic: str) -> None:
-        """Forget what was kept of a statistic for a step, for a value that the user gives."""
+        """Forget what was kept of a statistic for a step, its first column, for a value that the user gives."""
         if self._withheld is not None and statistic == "loss":
             self._explicit.add(step)
-        self._kept = [entry for entry in self._kept if entry[:2] != (step, statistic)]
+        self._kept = [entry for entry in self._kept if entry[:3] != (step, statistic, "")]
 
     def withhold(self) -> None:
         """Keep the losses back from now on: each is to be averaged over the ranks."""
@@ -94,7 +95,14 @@ class Scalars:
 
 
 def _record(history: History, statistic: str, readings: list[tuple[int, str, float]]) -> None:
-    """Readings of one statistic, in order: at once where they are of one column."""
+    """Readings of one statistic: at once where they are of one column.
+
+    What the user gave for a step ahead may have come before another optimizer's loss of a step before.
+    """
+    known = history.table(statistic).steps
+    readings = sorted((r for r in readings if not len(known) or r[0] >= known[-1]), key=itemgetter(0))
+    if not readings:
+        return
     steps, columns, numbers = zip(*readings, strict=True)
     if len(set(columns)) == 1:
         history.record_rows(steps, statistic, np.array(numbers)[:, None], columns[:1])
