@@ -70,8 +70,9 @@ def reduce_parameters(
         groups = [(parameters[~narrow], rows), (parameters[narrow], 1)]
     for some, most in groups:
         size = _block(2 * steps * most * units) if values.is_cpu else max(count, 1)
-        for part in some.split(size):
-            taken = places[:, :most].index_select(0, at[..., part].flatten()).view(steps, 5, -1, most, units)
+        for part in some.split(size) if len(some) else ():
+            taken = places[:, :most].index_select(0, at[..., part].flatten())
+            taken = taken.view(steps, 5, len(part), most, units)
             sums = _parameter_sums(taken, None if rounded is None else rounded[part], of_rows)
             found[:, : sums.shape[1], part] = sums
     return found
@@ -84,12 +85,13 @@ def double_of(values: Tensor) -> torch.dtype:
 
 def _by_slot(reduce: Callable[[Tensor], Tensor], values: Tensor, slots: Sequence[int] | None, width: int) -> Tensor:
     """``reduce`` of all slots, [..., slots, width], a few at a time on a CPU: what is read once stays in its caches."""
-    every, leading, count = values.flatten(0, -3), values.shape[:-2], values.shape[-3]
+    every, leading, count, device = values.flatten(0, -3), values.shape[:-2], values.shape[-3], values.device
     if not values.is_cpu:
         return reduce(every).view(*leading, width)
-    found = torch.zeros(len(every), width, dtype=torch.float64)
-    filled = torch.arange(count) if slots is None else torch.tensor(slots, dtype=torch.long)
-    for part in (torch.arange(0, len(every), count)[:, None] + filled).flatten().split(_block(every[0].numel())):
+    found = torch.zeros(len(every), width, dtype=torch.float64, device=device)
+    filled = torch.tensor(range(count) if slots is None else slots, dtype=torch.long, device=device)
+    at = (torch.arange(0, len(every), count, device=device)[:, None] + filled).flatten()
+    for part in at.split(_block(every[0].numel())):
         if len(part):
             found.index_copy_(0, part, reduce(every.index_select(0, part)))
     return found.view(*leading, width)
