@@ -1,6 +1,6 @@
 """Measures everything and writes docs/performance.md with its pictures: python benchmarks/performance.py.
 
-Twenty minutes on two idle cores; ``--seconds 10`` for a glance.
+A quarter of an hour on two idle cores; ``--seconds 10`` for a glance.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ mpl.use("Agg")
 from matplotlib import pyplot  # after the choice of the backend
 
 PEERS_ON = "gpt 6x256"
-LEAST, MOST = 30, 1900  # rounds; with more a history of 2048 rows would no longer tell every sampled step
+LEAST, MOST = 30, 4000  # rounds
 HOME = Path(__file__).parents[1] / "docs"
 
 
@@ -128,7 +128,7 @@ The history of 200 layers after 100,000 recorded steps holds {held:.0f} MB (bar 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60, help="of counted steps, a model (default 60)")
+    parser.add_argument("--seconds", type=float, default=40, help="of counted steps, a model (default 40)")
     text = page(parser.parse_args().seconds)
     (HOME / "performance.md").write_text(text)
     print(text)

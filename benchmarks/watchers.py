@@ -20,7 +20,15 @@ from netdoctor.reporters import Reporter
 def netdoctor_watch(twin: Twin, every: int | None = None, reporters: Sequence[Reporter] = ()) -> Watching:
     monitor = netdoctor.watch(twin.model, reporters=reporters, every=every)
     monitor._schedule.clock = twin.clock  # else the other twins' steps would pass for training time
-    recorder = monitor._recorder
+    recorder, pace = monitor._recorder, monitor._schedule.sampling
+    sampled: set[int] = set()  # the history of a long run would not tell all of them
+    done = pace.done
+
+    def noted(step: int, seconds: float, step_seconds: float) -> None:
+        sampled.add(step)
+        done(step, seconds, step_seconds)
+
+    pace.done = noted  # type: ignore[method-assign]
 
     def resume() -> None:
         losses.listen(recorder)
@@ -32,7 +40,7 @@ def netdoctor_watch(twin: Twin, every: int | None = None, reporters: Sequence[Re
 
     def finish() -> set[int]:
         monitor.close()
-        return set(monitor.history.table("weight_rms").steps.tolist())
+        return sampled
 
     return Watching(resume, pause, None, finish)
 
