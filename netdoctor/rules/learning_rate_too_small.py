@@ -52,16 +52,17 @@ def learning_rate_too_small(
     ## What it looks at
     ‖Δw‖/‖w‖ of each step, the median over weights (no biases, norms, embeddings, zero-initialised or frozen ones); the
     cosine of successive gradients, which stays as it is where nothing changes under the weights' feet; the training
-    loss against its start and against the best constant prediction; schedules that brought the rate down long before
-    the gradients ceased to agree; and the rates of the param groups against each other. Where nearly all successive
-    gradients point the same way, updates three times as large are too small still, and the loss may have fallen a bit;
-    likewise where they agree on the whole and steps promise, the last ones as much as the first, next to nothing.
+    loss against its start and against the best constant prediction. Where a schedule has lowered the rate, the steps
+    before it are judged; and whether it lowered the rate long before the gradients ceased to agree. The rates of the
+    param groups are held against each other. Where nearly all successive gradients point the same way, updates three
+    times as large are too small still, and the loss may have fallen a bit; likewise where they agree on the whole and
+    steps promise, the last ones as much as the first, next to nothing.
 
     ## Why it matters
     Progress is proportional to the learning rate here: ten times the rate does the same in a tenth of the steps.
 
     ## When it is wrong
-    A schedule that starts with a long constant, tiny rate. Fine-tuning, decayed rates and converged runs are not
+    A schedule that starts with a long constant, tiny rate. Fine-tuning and converged runs are not
     flagged: their loss is below the constant prediction. Where only some layers stand still, gradients are the cause,
     not the rate, and nothing is said; but for a param group whose rate is a thousandth of another's and whose weights
     are as torch initialised them.
@@ -77,9 +78,15 @@ def learning_rate_too_small(
     update = float(np.median(updates[-samples:]))
     rates = highest_rates(history)
     decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
-    if decayed and rates[-1] > 0:
-        yield from _ended(history, run, rates, update, vanished, (ended, ended_surely), high, agreeing)
-        return
+    if decayed:
+        over = [*_ended(history, run, rates, update, vanished, (ended, ended_surely), high, agreeing)]
+        yield from over
+        full = np.flatnonzero(rates >= 0.5 * rates.max())[-1]
+        chosen = steps <= history.table("learning_rate").steps[full]
+        if over or chosen.sum() < samples:
+            return
+        steps, updates, largest, rates = steps[chosen], updates[chosen], largest[chosen], rates[: full + 1]
+        update = float(np.median(updates[-samples:]))
     if update == 0 or (len(rates) and rates[-1] <= 0):
         yield Skipped("the learning rate is 0, or the weights do not change")
         return
@@ -88,26 +95,24 @@ def learning_rate_too_small(
         return
     cosine = float(np.mean(history.series("cosine")[1][-50:])) if len(history.series("cosine")[1]) else 0.0
     gone = (run.start - run.recent) / abs(run.start) if run.start else 0.0
-    frozen = _nearly_frozen(history, samples, ratio, apart, untouched)
+    frozen = None if decayed else _nearly_frozen(history, samples, ratio, apart, untouched)
     if frozen is not None:
         yield frozen
         return
     most_moved = float(np.median(largest[-samples:]))
     stuck = most_moved < moved and float(updates.max()) < moved
     if not stuck or update >= ratio or run.learned or gone >= fall or cosine < opposed:
-        creeps = most_moved < wider * moved and float(updates.max()) < wider * ratio
+        creeps = not decayed and most_moved < wider * moved and float(updates.max()) < wider * ratio
         if creeps and run.steps >= straight and gone < slow and run.gain < slow:
             yield from _straight_on(history, run, rates, update, wider * ratio, aim, (same, agree, little), gone, slow)
         return
     factor = float(f"{min(aim / update, most):.1g}")
     first, last = int(steps[-min(samples, len(steps))]), int(steps[-1])
+    size = "Updates were, at the full learning rate," if decayed else "Updates are"
+    still = f" and successive gradients still point the same way (cosine {cosine:+.2f})" if cosine > 0.1 else ""
     yield Evidence(
-        f"Updates are {update:.1g} of the weights, {target / update:.2g}× below the {target:g} that trains; after "
-        f"{run.steps} steps the loss went from {run.start:.4g} to {run.recent:.4g} and successive gradients still "
-        f"point the same way (cosine {cosine:+.2f})."
-        if cosine > 0.1
-        else f"Updates are {update:.1g} of the weights, {target / update:.2g}× below the {target:g} that trains; after "
-        f"{run.steps} steps the loss went from {run.start:.4g} to {run.recent:.4g}.",
+        f"{size} {update:.1g} of the weights, {target / update:.2g}× below the {target:g} that trains; after "
+        f"{run.steps} steps the loss went from {run.start:.4g} to {run.recent:.4g}{still}.",
         readings=(
             Reading("update over weight, median of the weights", update, ratio, steps=(first, last)),
             Reading("cosine of successive gradients", cosine, opposed, steps=(int(steps[0]), last)),
@@ -327,6 +332,7 @@ def _two_groups(slow: float, std: float) -> History:
 
 
 _DECAY = [max(1e-2 * 0.5 ** (i // 3), 1e-9) for i in range(60)]
+_COSINE = [5e-6 * (1 + np.cos(np.pi * i / 60)) for i in range(60)]
 _STEEP = [1e-2 if i < 35 else 1e-8 for i in range(60)]
 
 
@@ -339,6 +345,7 @@ def fires() -> tuple[History, ...]:
         _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY),
         _history(1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _STEEP),
         _history(7e-7, [2.32 + n for n in _NOISE], [1e-5] * 60),
+        _history(7e-10, [2.32 + n for n in _NOISE], _COSINE),  # too small all along, and lowered besides
         _history(6e-5, [2.32 - 0.0002 * i + n for i, n in enumerate(_NOISE)], [1e-3] * 60, cosine=0.05),
     )
 
@@ -358,6 +365,7 @@ def quiet() -> tuple[History, ...]:
             1e-9, [max(2.3 - 0.01 * i, 2.2) + n for i, n in enumerate(_NOISE)], _DECAY, cosine=0.0
         ),  # and no signal
         _history(1e-9, [max(2.3 - 0.01 * i, 2.2) for i in range(60)], [max(r, 1e-5) for r in _STEEP]),  # the last part
+        _history(9e-6, [2.32 + n for n in _NOISE], _COSINE, cosine=0.0),  # steps were large before
         _history(9e-3, [2.32 * 0.96**i + n for i, n in enumerate(_NOISE)], [0.1] * 60),  # healthy
         _history(2e-5, [0.06 + 0.1 * n for n in _NOISE], [1e-5] * 60, cosine=0.0),  # fine-tuning, converged
         _history(2e-5, [2.32 + n for n in _NOISE], [1e-6 * (i + 1) for i in range(60)]),  # warm-up

@@ -46,6 +46,15 @@ def test_quiet_in_a_warm_up_and_after_a_decay() -> None:
     assert not train(rule, model, optimizer, 100, scheduler=decay)[0]
 
 
+@pytest.mark.parametrize(("lr", "end", "small"), [(1e-5, 0.0, True), (1e-5, 1e-7, True), (0.1, 0.0, False)])
+def test_a_decay_of_a_rate_that_is_too_small_hides_nothing(lr: float, end: float, small: bool) -> None:
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200, eta_min=end)
+    findings, _ = train(rule, model, optimizer, 200, scheduler=cosine)
+    assert [finding.step for finding in findings if finding.step == 200] == [200] * small
+
+
 def test_quiet_where_only_the_early_layers_stand_still() -> None:
     torch.manual_seed(0)
     sizes = (64, *[64] * 6)
