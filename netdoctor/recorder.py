@@ -313,9 +313,7 @@ class Recorder:
     def _see_step(self, optimizer: Optimizer) -> None:
         start = perf_counter()
         holding = self._holdings.of(optimizer, self._names)
-        if not holding.names:
-            self._losses.stepped_elsewhere()
-        else:
+        if holding.names:
             self._meet()
             at_work = self._holdings.at_work(self.step - IDLE)
             self._losses.after_step(self.step, id(optimizer), alone=len(at_work) == 1)
@@ -326,6 +324,8 @@ class Recorder:
             if ends:
                 self._end(start)
                 return
+        elif not self._elsewhere():
+            self._losses.stepped_elsewhere()
         self._spent += perf_counter() - start
 
     @uncompiled

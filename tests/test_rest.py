@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from threading import Thread
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -95,6 +98,26 @@ def test_losses_of_the_own_model_count_after_steps_of_another_one() -> None:
             judging.step()
             (5.0 + 0 * judge(maker(torch.randn(4, 2))).mean()).backward()
             making.step()
+    assert set(monitor.history.table("loss").values.ravel()) == {3.0}
+
+
+@pytest.mark.parametrize("every", [1, 10**6])
+def test_steps_in_another_thread_take_no_losses(every: int) -> None:
+    model, other = nn.Linear(3, 1), nn.Linear(3, 1)
+    optimizer, elsewhere = (torch.optim.SGD(each.parameters(), 0.0) for each in (model, other))
+
+    def step() -> None:
+        other(torch.ones(1, 3)).sum().backward()
+        elsewhere.step()
+
+    with netdoctor.watch(model, reporters=[], rules=[], every=every) as monitor:
+        for _ in range(40):
+            for value in (1.0, 2.0):
+                (value + 0 * model(torch.ones(1, 3)).sum()).backward()
+                thread = Thread(target=step)
+                thread.start()
+                thread.join()
+            optimizer.step()
     assert set(monitor.history.table("loss").values.ravel()) == {3.0}
 
 
