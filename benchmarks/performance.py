@@ -109,7 +109,7 @@ def page(seconds: float) -> str:
     absent = ", ".join(peer for peer in watchers.PEERS if watchers.missing(peer)) or "none"
     return f"""# What watching costs
 
-Made by `python benchmarks/performance.py` at commit {commit.strip()}. Machine: {machine()}.
+Made by `python benchmarks/performance.py --seconds {seconds:g}` at commit {commit.strip()}. Machine: {machine()}.
 
 Ratios of a watched step to an unwatched one: twins of one model take their steps in turn in one process, in rounds
 after the first 50 steps, AdamW, float32. Medians with 95 % bootstrap intervals (`python benchmarks/overhead.py`).
