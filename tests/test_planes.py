@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -94,6 +95,46 @@ def test_sums_are_worked_out_when_one_is_asked_for_or_no_plane_is_free():
     assert [float(each.numpy()[0]) for each in found] == [4.0 * step for step in range(8)]
     assert asked == [(2, 4), (1, 4), (1, 2), (2, 4)]  # planes of a turn together
     assert float(planes.past.values[device].sum()) == 24.0
+
+
+def deep(read: bool) -> History:
+    """More parameters than are reduced at once; the sums of a step are asked for when the next one has begun."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(40, 40) for _ in range(80)))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with netdoctor.watch(model, reporters=[], rules=[], every=1) as monitor:
+        monitor._schedule.judging.stop()  # it asks for them, too
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            model(torch.randn(8, 40)).square().mean().backward()
+            optimizer.step()
+            assert not read or len(monitor.history.table("weight_rms"))
+    return monitor.history
+
+
+def test_a_history_that_is_read_between_the_steps_is_the_same():
+    read, unread = deep(read=True), deep(read=False)
+    assert set(read.statistics) == set(unread.statistics)
+    for statistic in read.statistics:
+        np.testing.assert_array_equal(read.table(statistic).values, unread.table(statistic).values)
+
+
+def test_a_parameter_that_is_cut_where_it_is_in_memory():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 6, bias=False)
+    with torch.no_grad():
+        model.weight[3:] = 100.0
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with netdoctor.watch(model, reporters=[], rules=[], every=1) as monitor:
+        for step in range(1, 13):
+            if step == 7:
+                model.weight.data = model.weight.data[:3]
+            optimizer.zero_grad()
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+    rms = monitor.history.table("weight_rms").values.ravel()
+    assert (rms[:6] > 50).all()
+    assert rms[6:] == pytest.approx(model.weight.square().mean().sqrt().item())
 
 
 @pytest.mark.parametrize("swap", ["data", "tensor", "in place"])

@@ -21,7 +21,11 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 def samples(*shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    values = torch.randn(shape, generator=generator) * 10.0 ** torch.randint(-20, 19, (*shape[:-2], 1, 1)) + 3
+    values = (
+        torch.randn(shape, generator=generator)
+        * 10.0 ** torch.randint(-20, 19, (*shape[:-2], 1, 1), generator=generator)
+        + 3
+    )
     return values * (torch.rand(shape, generator=generator) < 0.8)
 
 

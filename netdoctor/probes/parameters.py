@@ -28,7 +28,7 @@ BEFORE, AFTER, GRADIENT, USED = range(4)  # places in a plane
 class _Standing:
     """Copies to be made again and again, as long as each parameter stays where it is in memory."""
 
-    at: list[int]
+    at: list[tuple[int, torch.Size]]
     targets: list[Tensor]
     sources: list[Tensor]
     filled: Mask
@@ -160,7 +160,7 @@ class ParameterProbe:
 
     def _sums(self, first: int, end: int) -> dict[torch.device, Tensor]:
         rounded = [tensor.dtype in HALVES for tensor in self.tensors]
-        narrow = torch.from_numpy(self._planes.present.rows[: len(self.tensors)] <= 1)
+        narrow = torch.from_numpy(self._planes.rows(first, end)[: len(self.tensors)] <= 1)
         found = {}
         for device, values in self._planes.values.items():
             planes = values.unflatten(1, (4, -1))
@@ -190,7 +190,7 @@ class ParameterProbe:
         if any(type(tensor) is not nn.Parameter for tensor in self.tensors):  # a DTensor has no place of its own
             self._copy(place, self.tensors)
             return
-        at = [tensor.data_ptr() for tensor in self.tensors]
+        at = [(tensor.data_ptr(), tensor.shape) for tensor in self.tensors]
         key = self._planes.place, place
         standing = self._standing.get(key)
         with torch.no_grad():

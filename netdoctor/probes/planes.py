@@ -108,6 +108,11 @@ class Planes:
         filled = np.any([samples.filled for samples in self._all[first:end]], axis=0)
         return [int(slot) for slot in np.flatnonzero(filled)]
 
+    def rows(self, first: int, end: int) -> NDArray[np.int64]:
+        """Most rows of each slot in those planes."""
+        most: NDArray[np.int64] = np.max([samples.rows for samples in self._all[first:end]], axis=0)
+        return most
+
     def advance(self) -> None:
         """Go on to the next plane; after the last one the first is written over."""
         if self.place < len(self._all) - 1:
