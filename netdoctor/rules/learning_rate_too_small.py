@@ -62,10 +62,10 @@ def learning_rate_too_small(
     Progress is proportional to the learning rate here: ten times the rate does the same in a tenth of the steps.
 
     ## When it is wrong
-    A schedule that starts with a long constant, tiny rate. Fine-tuning and converged runs are not
-    flagged: their loss is below the constant prediction. Where only some layers stand still, gradients are the cause,
-    not the rate, and nothing is said; but for a param group whose rate is a thousandth of another's and whose weights
-    are as torch initialised them.
+    A schedule that starts with a long constant, tiny rate. Fine-tuning and converged runs are not flagged: their loss
+    is below the constant prediction. Where only some layers stand still, gradients are the cause, not the rate, and
+    nothing is said; but for a param group whose rate is a thousandth of another's and whose weights are as torch
+    initialised them.
 
     ## References
     CS231n, Neural Networks 3, "Ratio of weights:updates". Smith 2017, Cyclical Learning Rates (the range test).
@@ -79,7 +79,8 @@ def learning_rate_too_small(
     rates = highest_rates(history)
     decayed = len(rates) > 0 and rates[-1] < 0.5 * rates.max()
     if decayed:
-        over = [*_ended(history, run, rates, update, vanished, (ended, ended_surely), high, agreeing)]
+        bounds = (ended, ended_surely)
+        over = [*_ended(history, run, rates, update, vanished, bounds, high, agreeing)] if rates[-1] > 0 else []
         yield from over
         full = np.flatnonzero(rates >= 0.5 * rates.max())[-1]
         chosen = steps <= history.table("learning_rate").steps[full]
