@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from threading import get_ident
 from time import perf_counter
@@ -163,17 +164,23 @@ class Recorder:
 
     def observe(self, statistic: str, value: Tensor | float) -> None:
         """Record an explicit value for the present step."""
-        self._wake()
-        if statistic == "val_loss":
-            self._validation.observed(self.step, value)
-            if self.best is not None:
-                self.best.observed(self.step, value)
-        else:
-            self._losses.observed(self.step, statistic, value)
+        try:
+            self._wake()
+            if statistic == "val_loss":
+                self._validation.observed(self.step, value)
+                if self.best is not None:
+                    self.best.observed(self.step, value)
+            else:
+                self._losses.observed(self.step, statistic, value)
+        except Exception as error:  # noqa: BLE001
+            self._fail("observed values", error)
 
     def predicted(self, output: Tensor, target: Tensor) -> None:
         """Take in a prediction and its target, where the loss does not show them."""
-        self._losses.predicted(self.step, output, target)
+        try:
+            self._losses.predicted(self.step, output, target)
+        except Exception as error:  # noqa: BLE001
+            self._fail("observed predictions", error)
 
     # What the probes tell. Nothing here may raise into the user's loop.
 
@@ -274,6 +281,7 @@ class Recorder:
 
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
+            self._activations.given = None
             if self._rest is not None and id(optimizer) == self._rest.optimizer:
                 if optimizers.closure_of(args, kwargs) is None:
                     return None
@@ -285,7 +293,6 @@ class Recorder:
 
     def _begin_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = perf_counter()
-        self._activations.given = None
         holding = self._holding(optimizer)
         if holding.names:
             self._activations.thread = get_ident()  # compiled forward passes do not tell
@@ -508,8 +515,9 @@ class Recorder:
         if len(at_work) == 1:
             optimizer = id(at_work[0].optimizer())
             each = self._see_rested if self._losses.scale is not None or self._together.active else None
-            told = self._losses.value, self._trace, self._losses.jumps, each
-            self._rest = Rest(optimizer, self.step, min(steps, KEPT), *told)
+            self._rest = Rest(
+                optimizer, self.step, min(steps, KEPT), self._losses.value, self._trace, self._losses.jumps, each
+            )
             self._activations.rest()
 
     def _see_rested(self, optimizer: Optimizer) -> None:
@@ -565,7 +573,8 @@ class Recorder:
 
     def _fail(self, what: str, error: Exception) -> None:
         self._sampled = self._prelude = False
-        self._rest = None
+        with suppress(Exception):  # what failed may fail again
+            self._wake()
         self._schedule.sampling.stop()
         self._together.leave(at_once=True)
         self._activations.detach()

@@ -13,6 +13,7 @@ from torch import nn
 
 import netdoctor
 from netdoctor.probes.jumps import Jumps
+from netdoctor.probes.origin import Origins
 
 EVENTS = (
     "backward",
@@ -84,6 +85,26 @@ def test_a_rest_is_what_it_takes() -> None:
             optimizer.step()
         assert monitor._recorder._rest is not None
         assert len(monitor._recorder._rest.losses) > 30
+
+
+def test_a_fault_within_a_rest_loses_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*args: object) -> None:
+        raise RuntimeError
+
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with netdoctor.watch(model, reporters=[], every=10**6) as monitor:
+        for step in range(60):
+            loss = model(torch.randn(8, 3)).square().mean()
+            if step == 30:
+                monkeypatch.setattr(Origins, "look", fault)
+                loss = loss * torch.nan
+            loss.backward()
+            optimizer.zero_grad()  # the NaN is to stay out of the weights
+            optimizer.step()
+        assert list(monitor.faults) == ["the loss"]
+        assert monitor.step == 60
+        assert monitor.history.table("loss").steps.tolist() == list(range(1, 61))
 
 
 def test_losses_of_the_own_model_count_after_steps_of_another_one() -> None:
